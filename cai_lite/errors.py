@@ -1,0 +1,5 @@
+"""The one error a user can mend: it names the value, what was expected and the way out."""
+
+
+class InputError(Exception):
+    """Something the user gave is wrong; the command line prints it as one sentence and exits with 2."""

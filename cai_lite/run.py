@@ -1,0 +1,194 @@
+"""The run folder: what every stage left, the manifest that says what made it, and its lock."""
+
+import fcntl
+import hashlib
+import importlib.metadata
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .constitution import Constitution, constitution_sha256, load_constitution
+from .errors import InputError
+from .presets import Preset, get_preset
+from .progress import Progress
+from .records import read_json, write_json
+
+STAGES = (
+    "critique_revision",
+    "sl_cai",
+    "ai_feedback",
+    "preference_model",
+    "rl_cai",
+    "evaluation",
+)
+_LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate")
+
+
+@dataclass(frozen=True)
+class Run:
+    """An opened run folder: its preset, its constitution, and where each stage's files are."""
+
+    folder: Path
+    preset: Preset
+    constitution: Constitution
+    progress: Progress = field(default_factory=Progress)
+
+    def path(self, stage: str, *parts: str) -> Path:
+        """A file or folder of one stage."""
+        return self.folder.joinpath(stage, *parts)
+
+    def summary(self, stage: str) -> dict[str, Any] | None:
+        """What a finished stage said of itself; None while it is not finished."""
+        done = self.path(stage, "done.json")
+        return read_json(done) if done.exists() else None
+
+    def require(self, stage: str) -> dict[str, Any]:
+        """The summary of a stage that must be finished; InputError says how to finish it."""
+        found = self.summary(stage)
+        if found is None:
+            command = stage.replace("_", "-")
+            raise InputError(
+                f"{self.folder} has no finished stage {stage}; run `cai-lite {command} "
+                f"--run {self.folder}` first"
+            )
+        return found
+
+    def seed(self, *parts: Any) -> int:
+        """A seed for one purpose of this run: same run seed and parts, same number."""
+        return derive_seed(self.preset.seed, *parts)
+
+    def model_sha256(self, sha256: str) -> None:
+        """Note the hash of the weights, or refuse weights other than those the run began with."""
+        manifest = read_json(self.folder / "manifest.json")
+        known = manifest.get("model_sha256")
+        if known and known != sha256:
+            raise InputError(
+                f"{self.folder} was begun with weights of SHA-256 {known[:12]}…, the model now has "
+                f"{sha256[:12]}…; choose another --out or bring the first weights back"
+            )
+        if not known:
+            write_json(self.folder / "manifest.json", manifest | {"model_sha256": sha256})
+
+
+def derive_seed(*parts: Any) -> int:
+    """A number in 0..2**31-1 from the text of the parts, the same on every machine."""
+    text = "\x1f".join(map(str, parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+
+def begin_run(folder: str | Path, preset: Preset, progress: Progress | None = None) -> Run:
+    """Open a run folder for this preset, making it if need be.
+
+    Raises InputError if the folder was begun with another preset, model or constitution.
+    """
+    folder = Path(folder)
+    constitution = load_constitution(preset.constitution)
+    wanted = _manifest(preset, constitution)
+    if (folder / "manifest.json").exists():
+        _check_same(folder, read_json(folder / "manifest.json"), wanted)
+    elif folder.exists() and _begun(folder):
+        raise InputError(f"{folder} holds files but no manifest.json; choose an empty --out")
+    else:
+        write_json(folder / "manifest.json", wanted)
+    return Run(folder, preset, constitution, progress or Progress())
+
+
+def open_run(folder: str | Path, progress: Progress | None = None) -> Run:
+    """Open a run folder that exists, with the preset and constitution it was begun with."""
+    folder = Path(folder)
+    manifest = read_json(folder / "manifest.json")
+    fields = dict(manifest["preset"])
+    preset = get_preset(fields.pop("name"), **fields)
+    return begin_run(folder, preset, progress)
+
+
+def _begun(folder: Path) -> bool:
+    return any(not path.name.endswith((".lock", ".tmp")) for path in folder.iterdir())
+
+
+def _manifest(preset: Preset, constitution: Constitution) -> dict[str, Any]:
+    return {
+        "preset": preset.model_dump(),
+        "constitution": {"name": constitution.name, "sha256": constitution_sha256(constitution)},
+        "versions": versions(),
+    }
+
+
+def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for name, value in wanted["preset"].items():
+        begun = found["preset"].get(name)
+        if begun != value:
+            what = "preset" if name == "name" else name
+            raise InputError(
+                f"{folder} was begun with {what} {begun!r}, now it is {value!r}; choose another "
+                "--out, or the same settings as before"
+            )
+    if found["constitution"] != wanted["constitution"]:
+        raise InputError(
+            f"{folder} was begun with another text of the constitution "
+            f"{found['constitution']['name']!r}; choose another --out"
+        )
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, this package and the libraries that numbers depend on."""
+    found = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return {"python": platform.python_version()} | found
+
+
+@contextmanager
+def locked(folder: str | Path) -> Iterator[None]:
+    """Hold a run folder alone; the lock goes with the process, even on kill -9."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "run.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another cai-lite is running in {folder}; wait for it, or choose another --out"
+            ) from None
+        yield
+
+
+@contextmanager
+def stage(run: Run, name: str, *, after: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
+    """Time a stage and, when its body ends well, save the summary it filled in.
+
+    `after` are stages that must be finished. Adds `seconds` and `peak_memory_mb`.
+    """
+    for earlier in after:
+        run.require(earlier)
+    summary: dict[str, Any] = {}
+    started = time.monotonic()
+    _forget_peak()
+    yield summary
+    summary["seconds"] = round(time.monotonic() - started, 1)
+    summary["peak_memory_mb"] = peak_memory_mb()
+    write_json(run.path(name, "done.json"), summary)
+
+
+def _forget_peak() -> None:
+    if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+        sys.modules["torch"].cuda.reset_peak_memory_stats()
+    reset = Path("/proc/self/clear_refs")  # Linux: 5 sets the peak to what is resident now
+    if reset.exists():
+        reset.write_text("5")
+
+
+def peak_memory_mb() -> int:
+    """Highest memory since the stage began, in MB: of the GPU if there is one, else resident."""
+    if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+        return sys.modules["torch"].cuda.max_memory_reserved() // 10**6
+    status = Path("/proc/self/status")
+    if status.exists():
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(peak.split()[1]) // 1000
+    kilobytes = 1000 if sys.platform == "darwin" else 1
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1000 * kilobytes)
