@@ -73,6 +73,9 @@ class Constitution(BaseModel):
 
     name: Text
     description: Text
+    spirit: str = ""
+    critique_opening: str = "The response"
+    revision_openings: list[Text] = []
     critique_revision: list[CritiqueRevision] = Field(min_length=1)
     comparison: list[Principle] = Field(min_length=1)
 

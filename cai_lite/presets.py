@@ -29,6 +29,7 @@ class Preset(BaseModel):
     # critique and revision (paper §3.1)
     red_team_prompts: int = Field(ge=1)
     rounds: int = Field(2, ge=1)
+    revision_layout: Literal["guided", "dialogue"] = "guided"  # guided: for small models
     candidates: int = Field(3, ge=1)  # revisions tried per round, one kept
     response_tokens: int = Field(64, ge=8)
     critique_tokens: int = Field(40, ge=8)
@@ -89,7 +90,7 @@ _CPU: dict[str, Any] = dict(
     eval_red_team=80, eval_helpful=80, eval_borderline=60,
 )  # fmt: skip
 _CUDA: dict[str, Any] = dict(
-    needs_cuda=True, labeller="pointwise", red_team_prompts=240, rounds=4, candidates=2,
+    needs_cuda=True, labeller="pointwise", revision_layout="dialogue", red_team_prompts=240, rounds=4, candidates=2,
     helpful_prompts=240, response_tokens=128, critique_tokens=96, revision_tokens=128,
     contrast_prompts=64, feedback_prompts=240, bias_pairs=64, lora_rank=16, sl_learning_rate=2e-4,
     pm_learning_rate=2e-4, rl_steps=60, rl_prompts=8, rl_generations=4, rl_tokens=128,

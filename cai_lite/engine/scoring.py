@@ -10,7 +10,18 @@ import torch
 from .models import Base
 
 
-@torch.inference_mode()
+@torch.no_grad()
+def end_states(base: Base, texts: Sequence[str], batch_size: int) -> torch.Tensor:
+    """Last hidden state of each text's last token, (texts, hidden), float32 on the CPU."""
+    found = []
+    for tokens, mask, _ in _batches(base, [base.token_ids(text) for text in texts], batch_size):
+        hidden = _hidden(base, tokens, mask).last_hidden_state
+        last = mask.sum(1) - 1
+        found.append(hidden[torch.arange(len(last)), last].float().cpu())
+    return torch.cat(found)
+
+
+@torch.no_grad()
 def choice_logprobs(
     base: Base, texts: Sequence[str], choices: Sequence[str], batch_size: int
 ) -> torch.Tensor:
@@ -18,17 +29,12 @@ def choice_logprobs(
 
     Raises ValueError if a choice is more than one token.
     """
-    ids = torch.tensor([_one_token(base, choice) for choice in choices], device=base.device)
-    found = []
-    for tokens, mask, _ in _batches(base, [base.token_ids(text) for text in texts], batch_size):
-        hidden = _hidden(base, tokens, mask).last_hidden_state
-        last = mask.sum(1) - 1
-        logits = base.head(hidden[torch.arange(len(last)), last]).float()
-        found.append(logits.log_softmax(-1)[:, ids].cpu())
-    return torch.cat(found)
+    ids = [_one_token(base, choice) for choice in choices]
+    states = end_states(base, texts, batch_size).to(base.device, base.head.weight.dtype)
+    return base.head(states).float().log_softmax(-1)[:, ids].cpu()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def mean_states(
     base: Base,
     prompts: Sequence[str],

@@ -1,0 +1,98 @@
+"""What every TRL trainer here shares: its arguments, progress, and training that resumes.
+
+A checkpoint is believed only if its mark was written after all its files were.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+from transformers.utils import logging as transformers_logging
+
+from ..records import write_text
+from ..run import Run
+from .models import Base
+
+_MARK = "complete"
+
+
+def common_arguments(run: Run, base: Base, stage: str) -> dict[str, Any]:
+    """Arguments of all trainers: where, which precision, which seed, a checkpoint every step."""
+    transformers_logging.set_verbosity_error()
+    return {
+        "output_dir": str(_checkpoints(run, stage)),
+        "use_cpu": base.device.type == "cpu",
+        "bf16": base.dtype == torch.bfloat16,
+        "fp16": base.dtype == torch.float16,
+        "gradient_checkpointing": base.device.type == "cuda",
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": 1 if base.device.type == "cpu" else 10,
+        "save_total_limit": 2,
+        "seed": run.preset.seed,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
+def train(run: Run, trainer: Any, stage: str, what: str) -> list[dict[str, float]]:
+    """Train from the last whole checkpoint, or the start; returns what was logged at each step."""
+    float32_adapters(trainer.model)
+    total = _steps(trainer)
+    with run.progress.bar(what, total) as advance:
+        trainer.add_callback(_Mark(advance))
+        found = last_checkpoint(_checkpoints(run, stage))
+        trainer.train(resume_from_checkpoint=str(found) if found else None)
+    return trainer.state.log_history
+
+
+def forget_checkpoints(run: Run, stage: str) -> None:
+    """Remove a stage's checkpoints, once what it trained is saved."""
+    shutil.rmtree(_checkpoints(run, stage), ignore_errors=True)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end."""
+    whole = [mark.parent for mark in folder.glob(f"checkpoint-*/{_MARK}")]
+    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def float32_adapters(model: torch.nn.Module) -> None:
+    """Train adapters and heads in float32.
+
+    TRL casts what is trained on a 4-bit base to bfloat16, as QLoRA did on GPUs. A scalar head in
+    bfloat16 does not accept a float32 body's states, and small updates are lost to rounding.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def _checkpoints(run: Run, stage: str) -> Path:
+    return run.path(stage, "checkpoints")
+
+
+def _steps(trainer: Any) -> int:
+    if trainer.args.max_steps > 0:
+        return trainer.args.max_steps
+    batches = len(trainer.get_train_dataloader())
+    return -int(-batches * trainer.args.num_train_epochs // 1)
+
+
+class _Mark(TrainerCallback):
+    """Marks whole checkpoints and moves the progress bar."""
+
+    def __init__(self, advance: Any) -> None:
+        self.advance = advance
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.advance(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.advance(1)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        write_text(folder / _MARK, "")

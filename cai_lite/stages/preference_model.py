@@ -1,0 +1,106 @@
+"""The preference model: learn the AI's soft labels (paper §4.1)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from trl import RewardConfig
+
+from ..engine.models import load_base
+from ..engine.reward import (
+    PreferenceModel,
+    SoftPairs,
+    SoftRewardTrainer,
+    add_scalar_adapter,
+    load_preference_model,
+    pair_rows,
+    save_preference_model,
+)
+from ..engine.training import common_arguments, forget_checkpoints, train
+from ..measures import bootstrap_interval, calibration_error
+from ..records import Comparison, Rows, write_json
+from ..run import Run, stage
+
+
+def preference_model(run: Run) -> dict[str, Any]:
+    """Run the stage on a run folder with finished AI feedback; returns its summary.
+
+    Leaves `adapter/` (LoRA and head in safetensors) and `held_out.json` (labels and scores).
+    """
+    with stage(run, "preference_model", after=("ai_feedback",)) as summary:
+        rows = Rows(run.path("ai_feedback", "comparisons.jsonl"), Comparison).read()
+        training, held_out = split(run, rows)
+        losses = fit(run, training)
+        base = load_base(run.preset)
+        model = load_preference_model(base, run.path("preference_model", "adapter"))
+        measured, scores = measure(run, model, held_out)
+        write_json(run.path("preference_model", "held_out.json"), scores)
+        forget_checkpoints(run, "preference_model")
+        summary |= {
+            "n_train": len(training),
+            "n_eval": len(held_out),
+            **measured,
+            "loss_first": losses[0],
+            "loss_last": losses[-1],
+            "losses": losses,
+        }
+    return summary
+
+
+def split(run: Run, rows: Sequence[Comparison]) -> tuple[list[Comparison], list[Comparison]]:
+    """(training, held out): the rows whose seeded numbers are smallest are held out."""
+    order = sorted(rows, key=lambda row: run.seed("held out", row.id))
+    held_out = max(1, round(run.preset.pm_eval_share * len(rows)))
+    return order[held_out:], order[:held_out]
+
+
+def fit(run: Run, rows: Sequence[Comparison]) -> list[float]:
+    """Train adapter and head on soft labels and save them; returns the loss of each step."""
+    preset = run.preset
+    base = load_base(preset, scalar=True)
+    add_scalar_adapter(base, preset)
+    arguments = RewardConfig(
+        **common_arguments(run, base, "preference_model"),
+        per_device_train_batch_size=preset.pm_batch,
+        num_train_epochs=preset.pm_epochs,
+        learning_rate=preset.pm_learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.1,
+        max_length=1024,
+    )
+    trainer = SoftRewardTrainer(
+        model=base.model,
+        args=arguments,
+        data_collator=SoftPairs(pad_token_id=base.tokenizer.pad_token_id),
+        train_dataset=Dataset.from_list(pair_rows(base, rows)),
+        processing_class=base.tokenizer,
+    )
+    history = train(run, trainer, "preference_model", "preference model steps")
+    save_preference_model(base, preset, run.path("preference_model", "adapter"))
+    return [entry["loss"] for entry in history if "loss" in entry]
+
+
+def measure(
+    run: Run, model: PreferenceModel, rows: Sequence[Comparison]
+) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """Agreement with held-out labels, with interval, and calibration; and the scores behind them.
+
+    A pair counts as right when the PM and the label prefer the same answer, half when the label
+    is an exact tie.
+    """
+    prompts = [row.prompt for row in rows]
+    size = run.preset.batch_size
+    difference = model.scores(prompts, [row.a for row in rows], size) - model.scores(
+        prompts, [row.b for row in rows], size
+    )
+    predicted = 1 / (1 + np.exp(-difference.numpy().astype(float)))
+    labels = np.array([row.p_a for row in rows])
+    right = np.where(labels == 0.5, 0.5, (predicted > 0.5) == (labels > 0.5)).astype(float)
+    seed = run.seed("bootstrap", "preference_model")
+    measured = {
+        "accuracy": round(float(right.mean()), 4),
+        "accuracy_ci": bootstrap_interval(right, run.preset.bootstrap, seed),
+        "ece": calibration_error(predicted, labels),
+    }
+    return measured, {"label": labels.tolist(), "predicted": predicted.round(4).tolist()}

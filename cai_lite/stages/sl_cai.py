@@ -1,0 +1,113 @@
+"""SL-CAI: fine-tune the start on its own revisions and on helpful answers (paper §3.2)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from ..data import Prompt, shipped_prompts
+from ..engine.models import Base, load_base, new_adapter
+from ..engine.sampling import Sampling, generate
+from ..engine.training import common_arguments, train
+from ..prompts import chat
+from ..records import HelpfulAnswer, Revision, Rows, fill
+from ..run import Run, stage
+from ..texts import fault
+
+
+def sl_cai(run: Run) -> dict[str, Any]:
+    """Run the stage on a run folder whose critique and revision is finished; returns its summary.
+
+    Leaves `answers.jsonl` (helpful answers of the start) and `adapter/` (LoRA in safetensors).
+    """
+    with stage(run, "sl_cai", after=("critique_revision",)) as summary:
+        base = load_base(run.preset)
+        revisions = Rows(run.path("critique_revision", "rows.jsonl"), Revision).read()
+        answers = helpful_answers(run, base)
+        rows = training_rows(revisions, answers)
+        new_adapter(base, run.preset, "default")
+        losses = fine_tune(run, base, rows)
+        summary |= {
+            "n_rows": len(rows),
+            "n_revisions": len(rows) - sum(not a.dropped for a in answers),
+            "n_helpful": sum(not answer.dropped for answer in answers),
+            "loss_first": losses[0],
+            "loss_last": losses[-1],
+            "losses": losses,
+        }
+    return summary
+
+
+def helpful_answers(run: Run, base: Base) -> list[HelpfulAnswer]:
+    """The start's own answers to harmless prompts, so that SL-CAI stays helpful (paper §3.2)."""
+    prompts = shipped_prompts("helpful", "train", run.preset.helpful_prompts)
+    store = Rows(run.path("sl_cai", "answers.jsonl"), HelpfulAnswer)
+    with run.progress.bar("helpful answers", len(prompts)) as advance:
+        return fill(
+            store,
+            prompts,
+            lambda prompt: prompt.id,
+            lambda batch: _answer(run, base, batch),
+            run.preset.batch_size,
+            advance,
+        )
+
+
+def _answer(run: Run, base: Base, prompts: Sequence[Prompt]) -> list[HelpfulAnswer]:
+    sampling = Sampling(run.preset.response_tokens, run.preset.response_temperature)
+    seeds = [run.seed("helpful", prompt.id) for prompt in prompts]
+    texts = [base.render(chat(prompt.prompt)) for prompt in prompts]
+    responses = generate(base, texts, sampling, seeds)
+    return [
+        HelpfulAnswer(
+            id=prompt.id, prompt=prompt.prompt, response=response.strip(), dropped=fault(response)
+        )
+        for prompt, response in zip(prompts, responses, strict=True)
+    ]
+
+
+def training_rows(
+    revisions: Sequence[Revision], answers: Sequence[HelpfulAnswer]
+) -> list[dict[str, Any]]:
+    """Sound revisions of all rounds and sound helpful answers, as TRL's prompt and completion."""
+    revised = [(r.prompt, r.response) for r in revisions if r.round and not r.dropped]
+    helpful = [(a.prompt, a.response) for a in answers if not a.dropped]
+    return [
+        {"prompt": chat(prompt), "completion": [{"role": "assistant", "content": response}]}
+        for prompt, response in dict.fromkeys(revised + helpful)
+    ]
+
+
+def fine_tune(run: Run, base: Base, rows: Sequence[dict[str, Any]]) -> list[float]:
+    """Train the base's adapter on the answers alone and save it; returns the loss of each step.
+
+    The loss is the mean cross-entropy of the answer's tokens, in nats; the prompt is masked.
+    """
+    from trl import SFTConfig, SFTTrainer
+
+    preset = run.preset
+    arguments = SFTConfig(
+        **common_arguments(run, base, "sl_cai"),
+        per_device_train_batch_size=preset.sl_batch,
+        num_train_epochs=preset.sl_epochs,
+        learning_rate=preset.sl_learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.1,
+        completion_only_loss=True,
+        max_length=1024,
+    )
+    trainer = SFTTrainer(
+        model=base.model,
+        args=arguments,
+        train_dataset=Dataset.from_list(list(rows)),
+        processing_class=base.tokenizer,
+    )
+    history = train(run, trainer, "sl_cai", "SL-CAI steps")
+    save_adapter(base, run.path("sl_cai", "adapter"))
+    return [entry["loss"] for entry in history if "loss" in entry]
+
+
+def save_adapter(base: Base, folder: Path) -> None:
+    """Write the adapter as safetensors with its config."""
+    base.model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
