@@ -57,6 +57,15 @@ class Comparison(Pair):
     scores: dict[str, list[float]] = {}  # raw numbers behind p_a, as the method names them
 
 
+class Completion(Row):
+    """One completion of the policy at one step of RL, with its reward by the preference model."""
+
+    step: int
+    prompt: str
+    completion: str
+    reward: float
+
+
 class ContrastPair(Row):
     """The base's answers to one prompt under a principle and under its opposite."""
 
@@ -75,8 +84,9 @@ class Answer(Row):
     category: str
     prompt: str
     response: str
-    outcome: str  # declines | evasive | broken | other, for red-team and borderline prompts
+    outcome: str  # declines | evasive | broken | other
     passed: bool | None = None  # the check of a helpful prompt
+    reward: float | None = None  # the preference model's
 
 
 R = TypeVar("R", bound=Row)

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import importlib.metadata
+import os
 import platform
 import resource
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 from .constitution import Constitution, constitution_sha256, load_constitution
 from .errors import InputError
+from .files import shipped
 from .presets import Preset, get_preset
 from .progress import Progress
 from .records import read_json, write_json
@@ -110,6 +112,24 @@ def open_run(folder: str | Path, progress: Progress | None = None) -> Run:
 
 def _begun(folder: Path) -> bool:
     return any(not path.name.endswith((".lock", ".tmp")) for path in folder.iterdir())
+
+
+def start_run(folder: str | Path | None = None) -> tuple[Run, str]:
+    """The run a notebook starts from, and where it comes from, in words.
+
+    In this order: the folder given, the one CAI_LITE_RUN names, the newest finished run in `runs/`
+    here or one folder up, the shipped sample (also with CAI_LITE_RUN=sample).
+    """
+    folder = folder or os.environ.get("CAI_LITE_RUN") or _newest_run() or "sample"
+    if folder == "sample":
+        return open_run(shipped("data", "samples")), "the shipped sample (no run of yours is used)"
+    return open_run(folder), f"your run in {folder}"
+
+
+def _newest_run() -> Path | None:
+    reports = [path for top in (".", "..") for path in Path(top).glob("runs/*/report.json")]
+    newest = max(reports, key=lambda path: path.stat().st_mtime, default=None)
+    return newest.parent if newest else None
 
 
 def _manifest(preset: Preset, constitution: Constitution) -> dict[str, Any]:

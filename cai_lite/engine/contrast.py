@@ -86,7 +86,7 @@ def _answer_both_ways(
     texts = []
     for prompt, principle in work:
         good, bad = contrast_chats(prompt.prompt, principle)
-        texts.append(base.render(good) + principle.good_opening)
+        texts.append(base.render(good) + _good_opening(run, prompt, principle))
         texts.append(base.render(bad) + principle.bad_opening)
     seeds = [run.seed("contrast", prompt.id, side) for prompt, _ in work for side in "+-"]
     answers = generate(base, texts, Sampling(_TOKENS, _TEMPERATURE), seeds)
@@ -96,6 +96,12 @@ def _answer_both_ways(
         )
         for (prompt, principle), good, bad in zip(work, answers[::2], answers[1::2], strict=True)
     ]
+
+
+def _good_opening(run: Run, prompt: Prompt, principle: Principle) -> str:
+    """One of the constitution's openings of revisions, which lead on to the point, else its own."""
+    openings = run.constitution.revision_openings or [principle.good_opening]
+    return openings[run.seed("good opening", prompt.id) % len(openings)]
 
 
 def fit_probe(base: Base, pairs: Sequence[ContrastPair], batch_size: int) -> Probe:

@@ -256,6 +256,11 @@ def add_adapter(base: Base, folder: Path, name: str, *, trainable: bool = False)
     base.model.eval()
 
 
+def save_adapter(base: Base, folder: Path) -> None:
+    """Write the trained adapter as safetensors with its config."""
+    base.model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
+
+
 @contextmanager
 def role(base: Base, name: str | None) -> Iterator[None]:
     """Let an adapter, or with None the untouched base, play while the block runs."""

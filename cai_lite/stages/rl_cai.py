@@ -4,17 +4,137 @@ The paper's PPO is gone from TRL; RLOO (default) and GRPO are used as published.
 and preference model are adapters of one base: `default`, `ref` (a frozen copy of SL-CAI) and `pm`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from ..data import shipped_prompts
-from ..engine.models import Base, add_adapter, load_base
+from ..engine.models import Base, add_adapter, load_base, save_adapter
 from ..engine.reward import PreferenceModel, load_preference_model
 from ..engine.training import common_arguments, forget_checkpoints, train
 from ..prompts import chat
 from ..records import Completion, Rows, write_json
 from ..run import Run, stage
-from .sl_cai import save_adapter
+
+_TRAINERS = {"rloo": (RLOOTrainer, RLOOConfig), "grpo": (GRPOTrainer, GRPOConfig)}
+_MICRO_BATCH = 16  # completions whose gradients are computed at once
+
+
+def rl_cai(run: Run) -> dict[str, Any]:
+    """Run the stage on a run folder with SL-CAI and a preference model; returns its summary.
+
+    Leaves `adapter/`, `completions.jsonl` and `steps.json` (reward, KL in nats, entropy, length).
+    """
+    with stage(run, "rl_cai", after=("sl_cai", "preference_model")) as summary:
+        base = load_base(run.preset)
+        reward = put_on_roles(run, base)
+        trainer = make_trainer(run, base, reward)
+        history = train(run, trainer, "rl_cai", "RL-CAI steps")
+        save_adapter(base, run.path("rl_cai", "adapter"))
+        steps = [step_of(entry) for entry in history if "reward" in entry]
+        write_json(run.path("rl_cai", "steps.json"), steps)
+        forget_checkpoints(run, "rl_cai")
+        summary |= {
+            "algorithm": run.preset.rl_algorithm,
+            "beta": run.preset.rl_beta,
+            "steps": len(steps),
+            "reward_first": steps[0]["reward"],
+            "reward_last": steps[-1]["reward"],
+            "kl_last": steps[-1]["kl"],
+        }
+    return summary
+
+
+def put_on_roles(run: Run, base: Base) -> PreferenceModel:
+    """SL-CAI as the trainable adapter `default`, the preference model as `pm`, on one base."""
+    add_adapter(base, run.path("sl_cai", "adapter"), "default", trainable=True)
+    model = load_preference_model(base, run.path("preference_model", "adapter"))
+    base.model.set_adapter("default")
+    return model
+
+
+def rl_prompts(run: Run) -> Dataset:
+    """Red-team and helpful prompts in a seeded order, the helpful share as the preset says."""
+    needed = run.preset.rl_steps * run.preset.rl_prompts
+    helpful = shipped_prompts("helpful", "train", round(needed * run.preset.rl_helpful_share))
+    red_team = shipped_prompts("red_team", "train", max(1, needed - len(helpful)))
+    prompts = [{"prompt": chat(prompt.prompt)} for prompt in red_team + helpful]
+    return Dataset.from_list(prompts).shuffle(seed=run.seed("rl prompts"))
+
+
+def make_trainer(run: Run, base: Base, model: PreferenceModel) -> Any:
+    """TRL's trainer with the preference model as its reward and KL to SL-CAI.
+
+    TRL copies the adapter `default` to `ref` and takes the KL against it.
+    """
+    preset = run.preset
+    trainer_class, config_class = _TRAINERS[preset.rl_algorithm]
+    completions = preset.rl_prompts * preset.rl_generations
+    micro = next(n for n in range(min(_MICRO_BATCH, completions), 0, -1) if completions % n == 0)
+    arguments = config_class(
+        **common_arguments(run, base, "rl_cai"),
+        max_steps=preset.rl_steps,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=completions // micro,
+        num_generations=preset.rl_generations,
+        max_completion_length=preset.rl_tokens,
+        temperature=1.0,
+        beta=preset.rl_beta,
+        learning_rate=preset.rl_learning_rate,
+        lr_scheduler_type="constant",
+    )
+    trainer = trainer_class(
+        model=base.model,
+        args=arguments,
+        reward_funcs=reward_function(run, model),
+        train_dataset=rl_prompts(run),
+        processing_class=base.tokenizer,
+    )
+    start_at_reference(base.model)
+    return trainer
+
+
+def start_at_reference(model: torch.nn.Module) -> None:
+    """Make the policy equal its reference to the last bit.
+
+    TRL copies the reference first and then rounds what it trains to bfloat16 on a 4-bit base.
+    """
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
+        if ".default." in name:
+            parameter.data = parameters[name.replace(".default.", ".ref.")].data.clone()
+
+
+def reward_function(run: Run, model: PreferenceModel) -> Callable[..., list[float]]:
+    """The preference model as TRL calls it; keeps every completion, once, on disk."""
+    store = Rows(run.path("rl_cai", "completions.jsonl"), Completion)
+    kept = {row.id for row in store.read()}
+
+    def pm_reward(
+        prompts: list[Any], completions: list[Any], trainer_state: Any, **_: Any
+    ) -> list[float]:
+        questions = [messages[-1]["content"] for messages in prompts]
+        answers = [messages[-1]["content"] for messages in completions]
+        rewards = model.scores(questions, answers).tolist()
+        step = trainer_state.global_step + 1
+        rows = [
+            Completion(
+                id=f"{step}/{i}", step=step, prompt=q, completion=a, reward=round(reward, 6)
+            )
+            for i, (q, a, reward) in enumerate(zip(questions, answers, rewards, strict=True))
+        ]
+        fresh = [row for row in rows if row.id not in kept]
+        kept.update(row.id for row in fresh)
+        store.append(fresh)
+        return rewards
+
+    return pm_reward
+
+
+def step_of(entry: dict[str, float]) -> dict[str, float]:
+    """What is watched of one step: mean reward, KL in nats a token sequence, entropy, tokens."""
+    names = {"reward": "reward", "kl": "kl", "entropy": "entropy", "length": "completions/mean_length"}
+    return {"step": entry["step"]} | {ours: entry.get(theirs, 0.0) for ours, theirs in names.items()}

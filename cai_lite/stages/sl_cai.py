@@ -1,15 +1,15 @@
 """SL-CAI: fine-tune the start on its own revisions and on helpful answers (paper §3.2)."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
 
 from ..data import Prompt, shipped_prompts
-from ..engine.models import Base, load_base, new_adapter
+from ..engine.models import Base, load_base, new_adapter, save_adapter
 from ..engine.sampling import Sampling, generate
-from ..engine.training import common_arguments, train
+from ..engine.training import common_arguments, forget_checkpoints, train
 from ..prompts import chat
 from ..records import HelpfulAnswer, Revision, Rows, fill
 from ..run import Run, stage
@@ -84,8 +84,6 @@ def fine_tune(run: Run, base: Base, rows: Sequence[dict[str, Any]]) -> list[floa
 
     The loss is the mean cross-entropy of the answer's tokens, in nats; the prompt is masked.
     """
-    from trl import SFTConfig, SFTTrainer
-
     preset = run.preset
     arguments = SFTConfig(
         **common_arguments(run, base, "sl_cai"),
@@ -105,9 +103,5 @@ def fine_tune(run: Run, base: Base, rows: Sequence[dict[str, Any]]) -> list[floa
     )
     history = train(run, trainer, "sl_cai", "SL-CAI steps")
     save_adapter(base, run.path("sl_cai", "adapter"))
+    forget_checkpoints(run, "sl_cai")
     return [entry["loss"] for entry in history if "loss" in entry]
-
-
-def save_adapter(base: Base, folder: Path) -> None:
-    """Write the adapter as safetensors with its config."""
-    base.model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)

@@ -1,0 +1,48 @@
+"""Fixtures: a model of the real architecture, small and untrained, with the real tokenizer."""
+
+import pytest
+
+TINY_SIZES = dict(
+    red_team_prompts=6, rounds=2, candidates=2, helpful_prompts=6, contrast_prompts=8,
+    feedback_prompts=8, bias_pairs=2, rl_steps=2, rl_prompts=2, rl_generations=2, rl_tokens=8,
+    eval_red_team=4, eval_helpful=4, eval_borderline=4, eval_tokens=8, response_tokens=12,
+    critique_tokens=8, revision_tokens=10, batch_size=4, bootstrap=100, lora_rank=2, sl_epochs=1,
+    pm_epochs=1, principles_per_pair=2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """A folder with an untrained two-layer Llama and the embedded model's tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    from cai_lite.engine.embedded import embedded_model
+
+    folder = tmp_path_factory.mktemp("tiny")
+    tokenizer = AutoTokenizer.from_pretrained(embedded_model())
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=5,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=16, tie_word_embeddings=True,
+        bos_token_id=1, eos_token_id=2, initializer_range=0.3,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_preset(tiny_model):
+    """The ci preset on the tiny model, every size small; float32 so that numbers are exact."""
+    from cai_lite.presets import get_preset
+
+    return get_preset("ci", model=str(tiny_model), quantization="none", **TINY_SIZES)
+
+
+@pytest.fixture
+def tiny_base(tiny_preset):
+    """The tiny model, loaded."""
+    from cai_lite.engine.models import load_base
+
+    return load_base(tiny_preset)
