@@ -78,10 +78,11 @@ class Preset(BaseModel):
 
 
 _CI: dict[str, Any] = dict(
-    red_team_prompts=24, rounds=2, candidates=2, helpful_prompts=24, sl_epochs=2, lora_rank=4,
-    contrast_prompts=24, principles_per_pair=2, feedback_prompts=32, bias_pairs=8, pm_epochs=2,
-    rl_steps=3, rl_prompts=2, rl_generations=4, rl_tokens=40, response_tokens=48,
-    eval_red_team=16, eval_helpful=16, eval_borderline=8, eval_tokens=48,
+    red_team_prompts=32, rounds=2, candidates=3, helpful_prompts=32, lora_rank=4,
+    sl_epochs=2, sl_learning_rate=5e-4, response_tokens=48,
+    contrast_prompts=32, principles_per_pair=2, feedback_prompts=48, bias_pairs=8, pm_epochs=2,
+    rl_steps=4, rl_prompts=2, rl_generations=4, rl_tokens=40,
+    eval_red_team=24, eval_helpful=24, eval_borderline=12, eval_tokens=48,
 )  # fmt: skip
 _CPU: dict[str, Any] = dict(
     red_team_prompts=192, rounds=2, candidates=3, helpful_prompts=160, sl_epochs=2,
@@ -107,7 +108,7 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def get_preset(name: str = "auto", **overrides: Any) -> Preset:
+def get_preset(name: str = "auto", /, **overrides: Any) -> Preset:
     """The preset of that name with fields overridden; strings are read as the field's type.
 
     Raises InputError for an unknown preset or field, or a value the field does not take.

@@ -23,6 +23,7 @@ from .sampling import Sampling, generate
 from .scoring import mean_states
 
 _TOKENS, _TEMPERATURE = 40, 0.6
+LOWEST = -10.0  # the reading of an answer that must not win
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,8 @@ def contrast_logits(
 ) -> np.ndarray:
     """The probe's reading of each answer, (rows,); higher is more principled.
 
-    An empty answer reads as the least principled there is, so that saying nothing never wins.
+    An empty answer reads as `LOWEST`, below all others, so that saying nothing never wins.
     """
     logits = probe.logits(answer_states(base, prompts, answers, probe.layers, batch_size))
-    return np.where([not answer.strip() for answer in answers], -10.0, logits)
+    logits = np.maximum(logits, LOWEST + 1)
+    return np.where([not answer.strip() for answer in answers], LOWEST, logits)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from jinja2 import TemplateError
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
@@ -112,6 +113,7 @@ def load_base(preset: Preset, *, scalar: bool = False) -> Base:
         quantization_config=_nf4(dtype) if quantized else None,
         use_safetensors=True,
     )
+    _keep_differentiable(model)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.requires_grad_(False).eval()
     return Base(model, tokenizer, device, dtype, sha256, why, _takes_system(tokenizer))
@@ -217,6 +219,17 @@ def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
         bnb_4bit_use_double_quant=dtype != torch.float32,
         llm_int8_skip_modules=["lm_head", "score"],  # in spite of its name, of 4 bits too
     )
+
+
+def _keep_differentiable(model: torch.nn.Module) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights on CPUs with AVX512-BF16.
+
+    At the first inference it repacks them for a kernel without a backward pass; training after
+    that has wrong gradients, and saving a checkpoint garbles the weights.
+    """
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _give_pad_token(tokenizer: Any) -> None:

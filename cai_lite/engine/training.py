@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 from ..records import write_text
@@ -42,6 +42,7 @@ def train(run: Run, trainer: Any, stage: str, what: str) -> list[dict[str, float
     float32_adapters(trainer.model)
     total = _steps(trainer)
     with run.progress.bar(what, total) as advance:
+        trainer.remove_callback(PrinterCallback)  # it prints each step on stdout
         trainer.add_callback(_Mark(advance))
         found = last_checkpoint(_checkpoints(run, stage))
         trainer.train(resume_from_checkpoint=str(found) if found else None)

@@ -12,16 +12,15 @@ import numpy as np
 
 from ..constitution import Principle, draw
 from ..data import Prompt, shipped_prompts
-from ..engine.contrast import contrast_logits, contrast_probe
+from ..engine import labellers
+from ..engine.contrast import contrast_probe
+from ..engine.labellers import Labels, Work
 from ..engine.models import Base, add_adapter, load_base, role
 from ..engine.sampling import Sampling, generate
-from ..engine.scoring import choice_logprobs
-from ..prompts import chat, comparison_text, pointwise_chat
+from ..prompts import chat
 from ..records import Comparison, Pair, Rows, fill
 from ..run import Run, stage
-from ..texts import is_loop
 
-Work = tuple[Pair, list[Principle]]
 Labeller = Callable[[Run, Base, Sequence[Work]], list[Comparison]]
 
 
@@ -98,49 +97,22 @@ def principles_for(run: Run, pair: Pair) -> list[Principle]:
 
 
 def by_multiple_choice(run: Run, base: Base, work: Sequence[Work]) -> list[Comparison]:
-    """P(A) from the log-probabilities of "A" and "B", averaged over both orders and principles."""
-    asked = [
-        (comparison_text(pair.prompt, first, second, principle.principle))
-        for pair, principles in work
-        for principle in principles
-        for first, second in ((pair.a, pair.b), (pair.b, pair.a))
-    ]
-    logs = choice_logprobs(base, asked, ["A", "B"], run.preset.batch_size).numpy()
-    p_first = 1 / (1 + np.exp(logs[:, 1] - logs[:, 0]))
-    both = p_first.reshape(len(work), -1, 2)  # pairs, principles, orders
-    p_a = (both[:, :, 0] + 1 - both[:, :, 1]).mean(1) / 2
-    return _comparisons(work, p_a, "multiple_choice", {"p_first": both.reshape(len(work), -1)})
+    """Comparisons by the paper's multiple choice, asked in both orders."""
+    labels = labellers.multiple_choice(base, work, run.preset.batch_size)
+    return _comparisons(work, labels, "multiple_choice")
 
 
 def by_pointwise(run: Run, base: Base, work: Sequence[Work]) -> list[Comparison]:
-    """P(A) = σ of the difference of log P(Yes) − log P(No), averaged over principles."""
-    asked = [
-        base.render(pointwise_chat(pair.prompt, answer, _question(principle)))
-        for pair, principles in work
-        for principle in principles
-        for answer in (pair.a, pair.b)
-    ]
-    logs = choice_logprobs(base, asked, ["Yes", "No"], run.preset.batch_size).numpy()
-    margins = (logs[:, 0] - logs[:, 1]).reshape(len(work), -1, 2)  # pairs, principles, answers
-    p_a = 1 / (1 + np.exp(margins[:, :, 1] - margins[:, :, 0]).mean(1))
-    return _comparisons(work, p_a, "pointwise", {"margins": margins.reshape(len(work), -1)})
-
-
-def _question(principle: Principle) -> str:
-    """The principle's own question; for principles without one, whether it was followed."""
-    return principle.question or f"Does the response follow this rule: {principle.principle}"
+    """Comparisons by each principle's question about one answer at a time."""
+    return _comparisons(work, labellers.pointwise(base, work, run.preset.batch_size), "pointwise")
 
 
 def by_contrast(run: Run, base: Base, work: Sequence[Work]) -> list[Comparison]:
-    """P(A) = σ of the difference of the contrast probe's readings; a loop or silence never wins."""
+    """Comparisons by the run's contrast probe; a loop or silence never wins."""
     prompts = shipped_prompts("red_team", "train", run.preset.contrast_prompts)
     probe = contrast_probe(run, base, prompts)
-    asked = [pair.prompt for pair, _ in work for _ in "ab"]
-    answers = [answer for pair, _ in work for answer in (pair.a, pair.b)]
-    logits = contrast_logits(base, probe, asked, answers, run.preset.batch_size)
-    logits = np.where([is_loop(answer) for answer in answers], -10.0, logits).reshape(-1, 2)
-    p_a = 1 / (1 + np.exp(logits[:, 1] - logits[:, 0]))
-    return _comparisons(work, p_a, "contrast", {"logits": logits})
+    labels = labellers.contrast(base, probe, work, run.preset.batch_size)
+    return _comparisons(work, labels, "contrast")
 
 
 LABELLERS: dict[str, Labeller] = {
@@ -150,19 +122,19 @@ LABELLERS: dict[str, Labeller] = {
 }
 
 
-def _comparisons(
-    work: Sequence[Work], p_a: np.ndarray, method: str, scores: dict[str, np.ndarray]
-) -> list[Comparison]:
+def _comparisons(work: Sequence[Work], labels: Labels, method: str) -> list[Comparison]:
     return [
         Comparison(
             id=pair.id,
             prompt=pair.prompt,
             a=pair.a,
             b=pair.b,
-            p_a=round(float(p_a[i]), 6),
+            p_a=round(float(labels.p_a[i]), 6),
             method=method,
             principles=[principle.id for principle in principles],
-            scores={name: [round(float(x), 4) for x in rows[i]] for name, rows in scores.items()},
+            scores={
+                name: [round(float(x), 4) for x in rows[i]] for name, rows in labels.scores.items()
+            },
         )
         for i, (pair, principles) in enumerate(work)
     ]
