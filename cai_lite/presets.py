@@ -14,7 +14,9 @@ from .errors import InputError
 class Preset(BaseModel):
     """All that decides what a run does; any field can be overridden with `--set field=value`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
 
     name: str
     # the model that plays every role: "embedded", a folder or .gguf file, or a hub id

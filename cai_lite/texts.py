@@ -22,8 +22,9 @@ _OBJECTS = re.compile(
     re.IGNORECASE,
 )
 _REASON = re.compile(
-    r"\b(because|since|so that|could|would|can lead|may|might|hurt|harm|risk|danger|trust|law|"
-    r"illegal|privacy|instead|better|safe|feel|unfair|wrong|consequences)\b",
+    r"\b(because|since|so that|could|would|can lead|may|might|hurts?|harm(s|ful)?|risk(s|y)?|"
+    r"danger(s|ous)?|trust|law|illegal|privacy|instead|better|safe|feels?|unfair|wrong|"
+    r"consequences)\b",
     re.IGNORECASE,
 )
 _ABOUT_ITSELF = re.compile(
@@ -41,7 +42,7 @@ def words(text: str) -> list[str]:
 def is_loop(text: str) -> bool:
     """Whether a text says the same over and over: few new trigrams, or a sentence thrice."""
     said = words(text)
-    if len(said) >= 4 and max(Counter(said).values()) > 0.5 * len(said):
+    if len(said) >= 3 and max(Counter(said).values()) > 0.5 * len(said):
         return True
     trigrams = list(zip(said, said[1:], said[2:], strict=False))
     if len(trigrams) >= 8 and len(set(trigrams)) < 0.7 * len(trigrams):
@@ -62,12 +63,14 @@ def echoes(text: str, others: Sequence[str], run: int = 8) -> bool:
 
 
 _SMALL = frozenset(
-    "about after again anyone because been being could does doing done don't down even every from "
-    "give good have help her here him his how into isn't just like make many more most much need "
-    "never not one only other ours out over people please say she should shouldn't some somebody "
-    "someone something sure take tell than that the their them then there these they thing things "
-    "this those too very want was way were what when where which while who why will with without "
-    "won't would write wrong you your yours".split()
+    "about after again all also and any anyone anything are because been being but can can't "
+    "cannot could couldn't did didn't does doesn't doing don't done down else even every few for "
+    "from get give good had has hasn't have help her here him his how into isn't just let like "
+    "make many may might more most much must need never not nothing now off one only other ours "
+    "out over own people please put really say she should shouldn't some somebody someone "
+    "something such sure take tell than that the their them then there these they thing things "
+    "this those told too two use used very want was way well were what when where which while who "
+    "why will with without won't would write wrong yes yet you your yours".split()
 )
 
 

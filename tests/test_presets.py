@@ -55,7 +55,8 @@ def test_an_unknown_field_is_told_the_known_ones(field: str) -> None:
         ("pm_eval_share", "1.0", "less than 1"),
         ("seed", "-1", "greater than or equal to 0"),
         ("labeller", "people", "'contrast', 'pointwise' or 'multiple_choice'"),
-        ("sl_epochs", "nan", ""),
+        ("sl_epochs", "nan", "finite"),
+        ("rl_beta", "inf", "finite"),
     ],
 )
 def test_a_value_the_field_does_not_take_is_named(field: str, value: object, told: str) -> None:

@@ -1,0 +1,35 @@
+"""Copy a finished run into data/samples, with adapters in float16: python benchmarks/make_samples.py runs/ci"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+SAMPLES = Path(__file__).parents[1] / "data" / "samples"
+LEFT_OUT = ("run.lock", "checkpoints", "README.md", "report.html")
+
+
+def halve(path: Path) -> None:
+    """Store weights in float16: half the bytes, and far finer than what a LoRA update needs."""
+    weights = {name: value.to(torch.float16) for name, value in load_file(path).items()}
+    save_file(weights, path)
+
+
+def main(run: Path) -> None:
+    """Replace the samples by this run."""
+    if not (run / "report.json").is_file():
+        sys.exit(f"{run} has no report.json; finish it first: cai-lite run --out {run}")
+    shutil.rmtree(SAMPLES, ignore_errors=True)
+    shutil.copytree(run, SAMPLES, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    for path in SAMPLES.glob("*/adapter/*.safetensors"):
+        halve(path)
+    for path in SAMPLES.glob("*/adapter/adapter_config.json"):
+        config = json.loads(path.read_text()) | {"base_model_name_or_path": None}
+        path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
