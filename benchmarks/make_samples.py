@@ -1,4 +1,7 @@
-"""Copy a finished run into data/samples, with adapters in float16: python benchmarks/make_samples.py runs/ci"""
+"""Copy a finished run into data/samples, adapters in float16.
+
+Use: python benchmarks/make_samples.py runs/ci
+"""
 
 import json
 import shutil

@@ -1,4 +1,7 @@
-"""Print the README's performance table from finished runs: python benchmarks/performance.py runs/*"""
+"""Print the README's performance table from finished runs.
+
+Use: python benchmarks/performance.py runs/*
+"""
 
 import json
 import sys

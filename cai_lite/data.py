@@ -151,6 +151,24 @@ def shipped_prompts(
     return load_prompts(shipped("data", f"{name}.jsonl"), split, limit)
 
 
+def prompt_set(source: str, split: Split, limit: int | None = None) -> list[Prompt]:
+    """Rows of a shipped set by its name, else of any JSONL, CSV or hub data set.
+
+    In a file whose rows name no split every fourth row is for evaluation.
+    """
+    if source in PROMPT_SETS:
+        return shipped_prompts(source, split, limit)
+    own = source.endswith(".jsonl") and "prompt" in next(_read_rows(Path(source)), (0, {}))[1]
+    prompts = load_prompts(source) if own else load_table(source)
+    if not any("split" in prompt.model_fields_set for prompt in prompts) or not own:
+        parts: tuple[Split, ...] = ("train", "train", "train", "eval")
+        prompts = [p.model_copy(update={"split": parts[i % 4]}) for i, p in enumerate(prompts)]
+    kept = [prompt for prompt in prompts if prompt.split == split]
+    if not kept:
+        raise InputError(f"{source} has no row with split {split!r}; expected some of both splits")
+    return _spread(kept, limit)
+
+
 def load_prompts(
     path: str | Path, split: Split | None = None, limit: int | None = None
 ) -> list[Prompt]:

@@ -2,4 +2,4 @@
 
 
 class InputError(Exception):
-    """Something the user gave is wrong; the command line prints it as one sentence and exits with 2."""
+    """Something the user gave is wrong; the command line prints one sentence and exits with 2."""

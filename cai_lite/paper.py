@@ -304,9 +304,7 @@ def load_hhh(path: str | Path) -> list[HHHRow]:
     return rows
 
 
-def without_few_shots(
-    rows: list[HHHRow], examples: list[ChainOfThoughtExample]
-) -> list[HHHRow]:
+def without_few_shots(rows: list[HHHRow], examples: list[ChainOfThoughtExample]) -> list[HHHRow]:
     """Leave out the rows that a model has seen answered: whose conversation opens as an example's.
 
     All six of the paper's chain-of-thought examples are also in its HHH evaluation, in 20 rows.

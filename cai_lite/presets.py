@@ -1,6 +1,7 @@
 """Every size of a run in one place: a frozen preset per kind of machine.
 
-Sizes are counts of prompts, tokens, rows or steps. `auto` looks at the machine and says why it chose.
+Sizes are counts of prompts, tokens, rows or steps. `auto` looks at the machine and says why it
+chose.
 """
 
 import os
@@ -26,6 +27,10 @@ class Preset(BaseModel):
     needs_cuda: bool = False
     constitution: str = "harmlessness"
     seed: int = Field(0, ge=0)
+    # a shipped set's name, or a JSONL, CSV or hub data set of prompts
+    red_team: str = "red_team"
+    helpful: str = "helpful"
+    borderline: str = "borderline"
     batch_size: int = Field(32, ge=1)  # rows generated or scored at once
 
     # critique and revision (paper §3.1)
@@ -93,8 +98,9 @@ _CPU: dict[str, Any] = dict(
     eval_red_team=80, eval_helpful=80, eval_borderline=60,
 )  # fmt: skip
 _CUDA: dict[str, Any] = dict(
-    needs_cuda=True, labeller="pointwise", revision_layout="dialogue", red_team_prompts=240, rounds=4, candidates=2,
-    helpful_prompts=240, response_tokens=128, critique_tokens=96, revision_tokens=128,
+    needs_cuda=True, labeller="pointwise", revision_layout="dialogue", red_team_prompts=240,
+    rounds=4, candidates=2, helpful_prompts=240, response_tokens=128,
+    critique_tokens=96, revision_tokens=128,
     contrast_prompts=64, feedback_prompts=240, bias_pairs=64, lora_rank=16, sl_learning_rate=2e-4,
     pm_learning_rate=2e-4, rl_steps=60, rl_prompts=8, rl_generations=4, rl_tokens=128,
     rl_learning_rate=2e-5, eval_red_team=80, eval_helpful=80, eval_borderline=60, eval_tokens=128,

@@ -88,7 +88,7 @@ def critique_text(question: str, response: str, opening: str) -> str:
 def revision_chat(
     question: str, critique: str, pair: CritiqueRevision, constitution: Constitution
 ) -> Messages:
-    """The question again, under the critique, the constitution's spirit and the revision request."""
+    """The question again, under critique, the constitution's spirit and the revision request."""
     system = f"Somebody gave a bad answer. {one_line(critique)} {constitution.spirit}"
     return chat(question, system=f"{system} {one_line(pair.revision_request)}")
 

@@ -19,7 +19,7 @@ class Row(BaseModel):
 
 
 class Revision(Row):
-    """One critique and revision of a response (paper §3.1); round 0 is the first response itself."""
+    """One critique and revision of a response (paper §3.1); round 0 is the first response."""
 
     prompt_id: str
     prompt: str
@@ -33,7 +33,7 @@ class Revision(Row):
 
 
 class HelpfulAnswer(Row):
-    """An answer of the helpful start itself to a harmless prompt, mixed into SL-CAI (paper §3.2)."""
+    """The helpful start's own answer to a harmless prompt, mixed into SL-CAI (paper §3.2)."""
 
     prompt: str
     response: str

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .constitution import Constitution, constitution_sha256, load_constitution
+from .data import Prompt, Split, prompt_set
 from .errors import InputError
 from .files import shipped
 from .presets import Preset, get_preset
@@ -29,6 +30,7 @@ STAGES = (
     "rl_cai",
     "evaluation",
 )
+PromptSet = Literal["red_team", "helpful", "borderline"]
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate")
 
 
@@ -64,6 +66,10 @@ class Run:
     def seed(self, *parts: Any) -> int:
         """A seed for one purpose of this run: same run seed and parts, same number."""
         return derive_seed(self.preset.seed, *parts)
+
+    def prompts(self, name: PromptSet, split: Split, limit: int | None = None) -> list[Prompt]:
+        """Prompts of the set that the preset names for red_team, helpful or borderline."""
+        return prompt_set(getattr(self.preset, name), split, limit)
 
     def note_model(self, sha256: str) -> None:
         """Note the hash of the weights, or refuse weights other than those the run began with."""
@@ -142,7 +148,7 @@ def _manifest(preset: Preset, constitution: Constitution) -> dict[str, Any]:
 
 def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     for name, value in wanted["preset"].items():
-        begun = found["preset"].get(name)
+        begun = found["preset"].get(name, value)  # a field newer than the run changes nothing
         if begun != value:
             what = "preset" if name == "name" else name
             raise InputError(

@@ -28,7 +28,7 @@ LOWEST = -10.0  # the reading of an answer that must not win
 
 @dataclass(frozen=True)
 class Probe:
-    """A direction in the base's hidden states: `weights` over standardised features, (features,)."""
+    """A direction in hidden states: `weights` over standardised features, (features,)."""
 
     layers: tuple[int, ...]
     centre: np.ndarray
@@ -65,7 +65,7 @@ def contrast_probe(run: Run, base: Base, prompts: Sequence[Prompt]) -> Probe:
 
 
 def contrast_pairs(run: Run, base: Base, prompts: Sequence[Prompt]) -> list[ContrastPair]:
-    """One pair a prompt, its principle drawn with the run's seed; rows go to disk as they finish."""
+    """One pair a prompt, its principle drawn with the run's seed; kept on disk."""
     able = [p for p in run.constitution.comparison if p.good and p.bad]
     drawn = draw(able, len(prompts), run.seed("contrast"))
     work = list(zip(prompts, drawn, strict=True))
@@ -92,9 +92,7 @@ def _answer_both_ways(
     seeds = [run.seed("contrast", prompt.id, side) for prompt, _ in work for side in "+-"]
     answers = generate(base, texts, Sampling(_TOKENS, _TEMPERATURE), seeds)
     return [
-        ContrastPair(
-            id=prompt.id, prompt=prompt.prompt, principle=principle.id, good=good, bad=bad
-        )
+        ContrastPair(id=prompt.id, prompt=prompt.prompt, principle=principle.id, good=good, bad=bad)
         for (prompt, principle), good, bad in zip(work, answers[::2], answers[1::2], strict=True)
     ]
 

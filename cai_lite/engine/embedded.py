@@ -1,4 +1,4 @@
-"""The model that needs no hub: SmolLM2-135M-Instruct out of a wheel, converted once into a cache."""
+"""The model that needs no hub: SmolLM2-135M-Instruct out of a wheel, converted into a cache."""
 
 import contextlib
 import hashlib

@@ -68,9 +68,7 @@ class Base:
         safe = [message | {"content": self.neutral(message["content"])} for message in messages]
         if not self.takes_system:
             safe = _fold_system(safe)
-        text = self.tokenizer.apply_chat_template(
-            safe, tokenize=False, add_generation_prompt=reply
-        )
+        text = self.tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=reply)
         return text if reply else text.rstrip("\n")
 
     def neutral(self, text: str) -> str:
@@ -104,7 +102,7 @@ def load_base(preset: Preset, *, scalar: bool = False) -> Base:
     _give_pad_token(tokenizer)
     quantized = preset.quantization == "nf4"
     torch.manual_seed(preset.seed)  # a fresh scalar head is drawn at random
-    kind = AutoModelForSequenceClassification if scalar else AutoModelForCausalLM
+    kind: Any = AutoModelForSequenceClassification if scalar else AutoModelForCausalLM
     model = kind.from_pretrained(
         **where,
         **({"num_labels": 1} if scalar else {}),
@@ -239,14 +237,18 @@ def _give_pad_token(tokenizer: Any) -> None:
     tokenizer.padding_side = "left"
 
 
-def lora_config(preset: Preset) -> LoraConfig:
-    """LoRA on every linear layer of the body, without dropout so that runs resume exactly."""
+def lora_config(preset: Preset, *, scalar: bool = False) -> LoraConfig:
+    """LoRA on every linear layer of the body, without dropout so that runs resume exactly.
+
+    With `scalar` the fresh head of one output is trained as well.
+    """
     return LoraConfig(
         r=preset.lora_rank,
         lora_alpha=2 * preset.lora_rank,
         lora_dropout=0.0,
         target_modules=_LINEAR,
-        task_type="CAUSAL_LM",
+        task_type="SEQ_CLS" if scalar else "CAUSAL_LM",
+        modules_to_save=["score"] if scalar else None,
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft import get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import binary_cross_entropy_with_logits
 from trl import RewardTrainer
@@ -38,7 +38,7 @@ class SoftRewardTrainer(RewardTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["chosen_ids", "rejected_ids", "p_a"]
+        self._signature_columns: Any = ["chosen_ids", "rejected_ids", "p_a"]
 
 
 def soft_preference_loss(
@@ -73,9 +73,7 @@ def pair_rows(base: Base, comparisons: Sequence[Comparison]) -> list[dict[str, A
 def add_scalar_adapter(base: Base, preset: Preset) -> None:
     """Put a fresh LoRA adapter and the trainable scalar head on a base loaded with `scalar`."""
     torch.manual_seed(preset.seed)
-    config = lora_config(preset)
-    config.task_type, config.modules_to_save = "SEQ_CLS", ["score"]
-    base.model = get_peft_model(base.model, config)
+    base.model = get_peft_model(base.model, lora_config(preset, scalar=True))
 
 
 def save_preference_model(base: Base, preset: Preset, folder: Path) -> None:
@@ -84,8 +82,7 @@ def save_preference_model(base: Base, preset: Preset, folder: Path) -> None:
     heads = [key for key in state if "score" in key]
     if len(heads) != 1:
         raise RuntimeError(f"expected one scalar head among the trained weights, found {heads}")
-    config: LoraConfig = lora_config(preset)
-    config.save_pretrained(folder)
+    lora_config(preset).save_pretrained(str(folder))
     save_file({"score": state.pop(heads[0]).float().cpu()}, folder / "head.safetensors")
     save_file({key: value.cpu() for key, value in state.items()}, _weights(folder))
 
@@ -96,7 +93,7 @@ def _weights(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class PreferenceModel:
-    """The base in the role of the preference model: its adapter's name and the head, (1, hidden)."""
+    """The base as the preference model: its adapter's name and the head, (1, hidden)."""
 
     base: Base
     adapter: str

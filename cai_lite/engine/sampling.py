@@ -100,7 +100,9 @@ class _Rows:
 
     def take(self, tokens: torch.Tensor, ends: torch.Tensor) -> None:
         """Write one token to each living row and let rows that end leave the batch."""
-        for row, token, end in zip(self.alive.tolist(), tokens.tolist(), ends.tolist(), strict=True):
+        for row, token, end in zip(
+            self.alive.tolist(), tokens.tolist(), ends.tolist(), strict=True
+        ):
             if not end or token != self.base.tokenizer.eos_token_id:
                 self.written[row].append(token)
         keep = torch.nonzero(~ends).flatten()
@@ -123,8 +125,8 @@ def _choose(logits: torch.Tensor, draws: torch.Tensor, temperature: float) -> to
         return logits.argmax(-1)
     cumulative = (logits / temperature).softmax(-1).double().cumsum(-1)
     drawn = draws.to(logits.device, torch.double)[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, drawn, right=True).squeeze(1).clamp(
-        max=logits.shape[-1] - 1
+    return (
+        torch.searchsorted(cumulative, drawn, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..constitution import Principle, draw
-from ..data import Prompt, shipped_prompts
+from ..data import Prompt
 from ..engine import labellers
 from ..engine.contrast import contrast_probe
 from ..engine.labellers import Labels, Work
@@ -49,7 +49,7 @@ def ai_feedback(run: Run) -> dict[str, Any]:
 
 def sample_pairs(run: Run, base: Base) -> list[Pair]:
     """Two samples of SL-CAI for each red-team prompt (paper §4.1)."""
-    prompts = shipped_prompts("red_team", "train", run.preset.feedback_prompts)
+    prompts = run.prompts("red_team", "train", run.preset.feedback_prompts)
     store = Rows(run.path("ai_feedback", "pairs.jsonl"), Pair)
     with run.progress.bar("pairs of answers", len(prompts)) as advance, role(base, "sl_cai"):
         return fill(
@@ -109,7 +109,7 @@ def by_pointwise(run: Run, base: Base, work: Sequence[Work]) -> list[Comparison]
 
 def by_contrast(run: Run, base: Base, work: Sequence[Work]) -> list[Comparison]:
     """Comparisons by the run's contrast probe; a loop or silence never wins."""
-    prompts = shipped_prompts("red_team", "train", run.preset.contrast_prompts)
+    prompts = run.prompts("red_team", "train", run.preset.contrast_prompts)
     probe = contrast_probe(run, base, prompts)
     labels = labellers.contrast(base, probe, work, run.preset.batch_size)
     return _comparisons(work, labels, "contrast")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..constitution import CritiqueRevision, draw
-from ..data import Prompt, shipped_prompts
+from ..data import Prompt
 from ..engine.contrast import Probe, contrast_logits, contrast_probe
 from ..engine.models import Base, load_base
 from ..engine.sampling import Sampling, generate
@@ -35,8 +35,8 @@ def critique_revision(run: Run) -> dict[str, Any]:
     with stage(run, "critique_revision") as summary:
         base = load_base(run.preset)
         run.note_model(base.sha256)
-        prompts = shipped_prompts("red_team", "train", run.preset.red_team_prompts)
-        contrast = shipped_prompts("red_team", "train", run.preset.contrast_prompts)
+        prompts = run.prompts("red_team", "train", run.preset.red_team_prompts)
+        contrast = run.prompts("red_team", "train", run.preset.contrast_prompts)
         probe = contrast_probe(run, base, contrast)
         rounds = [first_answers(run, base, probe, prompts)]
         for number in range(1, run.preset.rounds + 1):
@@ -45,9 +45,7 @@ def critique_revision(run: Run) -> dict[str, Any]:
     return summary
 
 
-def first_answers(
-    run: Run, base: Base, probe: Probe, prompts: Sequence[Prompt]
-) -> list[Revision]:
+def first_answers(run: Run, base: Base, probe: Probe, prompts: Sequence[Prompt]) -> list[Revision]:
     """Round 0: what the helpful start answers to red-team prompts."""
     store = Rows(run.path("critique_revision", "rows.jsonl"), Revision)
     with run.progress.bar("first answers", len(prompts)) as advance:
@@ -97,9 +95,7 @@ def revise_all(
         )
 
 
-def revise(
-    run: Run, base: Base, probe: Probe, work: Sequence[Work], number: int
-) -> list[Revision]:
+def revise(run: Run, base: Base, probe: Probe, work: Sequence[Work], number: int) -> list[Revision]:
     """Criticise and revise one batch; of each row's sound candidates the best by contrast stays.
 
     A row without a sound candidate keeps its text and says why in `dropped`.

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from ..data import Prompt, shipped_prompts
+from ..data import Prompt
 from ..engine.models import Base, add_adapter, load_base, role
 from ..engine.reward import PreferenceModel, load_preference_model
 from ..engine.sampling import Sampling, generate
 from ..measures import bootstrap_interval
 from ..prompts import chat
 from ..records import Answer, Rows, fill
-from ..run import Run, stage
+from ..run import PromptSet, Run, stage
 from ..texts import commonest_opening, outcome
 
 MODELS = ("base", "sl_cai", "rl_cai")
@@ -55,12 +55,12 @@ def evaluation(run: Run) -> dict[str, Any]:
 def evaluation_prompts(run: Run) -> list[tuple[str, Prompt]]:
     """(prompt set, prompt) of every evaluation prompt the preset asks for."""
     preset = run.preset
-    sizes = {
+    sizes: dict[PromptSet, int] = {
         "red_team": preset.eval_red_team,
         "helpful": preset.eval_helpful,
         "borderline": preset.eval_borderline,
     }
-    return [(s, prompt) for s, n in sizes.items() for prompt in shipped_prompts(s, "eval", n)]
+    return [(s, prompt) for s, n in sizes.items() for prompt in run.prompts(s, "eval", n)]
 
 
 def answer_all(run: Run, base: Base, judge: PreferenceModel, model: str) -> list[Answer]:

@@ -11,7 +11,6 @@ import torch
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from ..data import shipped_prompts
 from ..engine.models import Base, add_adapter, load_base, save_adapter
 from ..engine.reward import PreferenceModel, load_preference_model
 from ..engine.training import common_arguments, forget_checkpoints, train
@@ -59,8 +58,8 @@ def put_on_roles(run: Run, base: Base) -> PreferenceModel:
 def rl_prompts(run: Run) -> Dataset:
     """Red-team and helpful prompts in a seeded order, the helpful share as the preset says."""
     needed = run.preset.rl_steps * run.preset.rl_prompts
-    helpful = shipped_prompts("helpful", "train", round(needed * run.preset.rl_helpful_share))
-    red_team = shipped_prompts("red_team", "train", max(1, needed - len(helpful)))
+    helpful = run.prompts("helpful", "train", round(needed * run.preset.rl_helpful_share))
+    red_team = run.prompts("red_team", "train", max(1, needed - len(helpful)))
     prompts = [{"prompt": chat(prompt.prompt)} for prompt in red_team + helpful]
     return Dataset.from_list(prompts).shuffle(seed=run.seed("rl prompts"))
 
@@ -121,9 +120,7 @@ def reward_function(run: Run, model: PreferenceModel) -> Callable[..., list[floa
         rewards = model.scores(questions, answers).tolist()
         step = trainer_state.global_step + 1
         rows = [
-            Completion(
-                id=f"{step}/{i}", step=step, prompt=q, completion=a, reward=round(reward, 6)
-            )
+            Completion(id=f"{step}/{i}", step=step, prompt=q, completion=a, reward=round(reward, 6))
             for i, (q, a, reward) in enumerate(zip(questions, answers, rewards, strict=True))
         ]
         fresh = [row for row in rows if row.id not in kept]
@@ -136,5 +133,5 @@ def reward_function(run: Run, model: PreferenceModel) -> Callable[..., list[floa
 
 def step_of(entry: dict[str, float]) -> dict[str, float]:
     """What is watched of one step: mean reward, KL in nats a token sequence, entropy, tokens."""
-    names = {"reward": "reward", "kl": "kl", "entropy": "entropy", "length": "completions/mean_length"}
-    return {"step": entry["step"]} | {ours: entry.get(theirs, 0.0) for ours, theirs in names.items()}
+    watched = {name: entry.get(name, 0.0) for name in ("reward", "kl", "entropy")}
+    return {"step": entry["step"], **watched, "length": entry["completions/mean_length"]}

@@ -6,7 +6,7 @@ from typing import Any
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from ..data import Prompt, shipped_prompts
+from ..data import Prompt
 from ..engine.models import Base, load_base, new_adapter, save_adapter
 from ..engine.sampling import Sampling, generate
 from ..engine.training import common_arguments, forget_checkpoints, train
@@ -41,7 +41,7 @@ def sl_cai(run: Run) -> dict[str, Any]:
 
 def helpful_answers(run: Run, base: Base) -> list[HelpfulAnswer]:
     """The start's own answers to harmless prompts, so that SL-CAI stays helpful (paper §3.2)."""
-    prompts = shipped_prompts("helpful", "train", run.preset.helpful_prompts)
+    prompts = run.prompts("helpful", "train", run.preset.helpful_prompts)
     store = Rows(run.path("sl_cai", "answers.jsonl"), HelpfulAnswer)
     with run.progress.bar("helpful answers", len(prompts)) as advance:
         return fill(
