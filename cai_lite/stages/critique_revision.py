@@ -1,7 +1,7 @@
 """Critique and revision: the model corrects its own answers by drawn principles (paper §3.1)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,8 +22,9 @@ from ..prompts import (
 )
 from ..records import Revision, Rows, fill
 from ..run import Run, stage
-from ..texts import fault, outcome, shares_a_word
+from ..texts import echoes, fault, outcome, shares_a_word
 
+T = TypeVar("T")
 Work = tuple[Revision, CritiqueRevision]
 
 
@@ -101,32 +102,41 @@ def revise(run: Run, base: Base, probe: Probe, work: Sequence[Work], number: int
     A row without a sound candidate keeps its text and says why in `dropped`.
     """
     critiques = criticise(run, base, work, number)
-    tries = [
-        candidates(run, base, work, critiques, number, attempt)
-        for attempt in range(run.preset.candidates)
-    ]
-    prompts = [row.prompt for row, _ in work]
-    scores = [_scores(run, base, probe, prompts, texts) for texts in tries]
-    revised = []
-    for i, (row, pair) in enumerate(work):
-        faults = [revision_fault(row.prompt, texts[i]) for texts in tries]
-        sound = [k for k, found in enumerate(faults) if not found]
-        best = max(sound, key=lambda k: scores[k][i], default=None)
-        revised.append(
-            Revision(
-                id=f"{row.prompt_id}/{number}",
-                prompt_id=row.prompt_id,
-                prompt=row.prompt,
-                round=number,
-                principle=pair.id,
-                critique=critiques[i],
-                response=row.response if best is None else tries[best][i],
-                score=row.score if best is None else scores[best][i],
-                dropped=faults[0] if best is None else "",
-                kept_previous=best is None,
-            )
+    tries = candidates(run, base, work, critiques, number)
+    asked = [row.prompt for row, _ in work for _ in range(run.preset.candidates)]
+    scores = _scores(run, base, probe, asked, [text for texts in tries for text in texts])
+    return [
+        choose(row, pair, critique, texts, values, number)
+        for (row, pair), critique, texts, values in zip(
+            work, critiques, tries, _grouped(scores, run.preset.candidates), strict=True
         )
-    return revised
+    ]
+
+
+def choose(
+    row: Revision,
+    pair: CritiqueRevision,
+    critique: str,
+    texts: Sequence[str],
+    scores: Sequence[float],
+    number: int,
+) -> Revision:
+    """The best sound candidate as the row of this round, or the row's old text and why."""
+    faults = [revision_fault(row.prompt, text, pair) for text in texts]
+    sound = [k for k, found in enumerate(faults) if not found]
+    best = max(sound, key=lambda k: scores[k], default=None)
+    return Revision(
+        id=f"{row.prompt_id}/{number}",
+        prompt_id=row.prompt_id,
+        prompt=row.prompt,
+        round=number,
+        principle=pair.id,
+        critique=critique,
+        response=row.response if best is None else texts[best],
+        score=row.score if best is None else scores[best],
+        dropped=faults[0] if best is None else "",
+        kept_previous=best is None,
+    )
 
 
 def criticise(run: Run, base: Base, work: Sequence[Work], number: int) -> list[str]:
@@ -144,31 +154,39 @@ def criticise(run: Run, base: Base, work: Sequence[Work], number: int) -> list[s
 
 
 def candidates(
-    run: Run,
-    base: Base,
-    work: Sequence[Work],
-    critiques: Sequence[str],
-    number: int,
-    attempt: int,
-) -> list[str]:
-    """One candidate revision a row; attempts differ in seed and, guided, in their opening."""
-    seeds = [run.seed("revision", row.prompt_id, number, attempt) for row, _ in work]
+    run: Run, base: Base, work: Sequence[Work], critiques: Sequence[str], number: int
+) -> list[list[str]]:
+    """Candidate revisions, rows × candidates; they differ in seed and, guided, in their opening."""
+    tries = range(run.preset.candidates)
+    seeds = [run.seed("revision", row.prompt_id, number, k) for row, _ in work for k in tries]
+    texts, openings = [], []
+    for (row, pair), critique in zip(work, critiques, strict=True):
+        asked, starts = _revision_texts(run, base, row, pair, critique, number)
+        texts += asked
+        openings += starts
     sampling = Sampling(run.preset.revision_tokens, run.preset.revision_temperature)
-    if run.preset.revision_layout == "dialogue":
-        chats = [
-            revision_dialogue(row.prompt, row.response, pair, critique)
-            for (row, pair), critique in zip(work, critiques, strict=True)
-        ]
-        found = generate(base, [base.render(c) for c in chats], sampling, seeds)
-        return [text.strip() for text in found]
-    chats = [
-        revision_chat(row.prompt, critique, pair, run.constitution)
-        for (row, pair), critique in zip(work, critiques, strict=True)
-    ]
-    openings = [_opening(run, row.prompt_id, number + attempt) for row, _ in work]
-    texts = [base.render(c) + opening for c, opening in zip(chats, openings, strict=True)]
     found = generate(base, texts, sampling, seeds)
-    return [first_sentences(o + text) for o, text in zip(openings, found, strict=True)]
+    whole = [opening + text for opening, text in zip(openings, found, strict=True)]
+    if run.preset.revision_layout == "guided":
+        whole = [first_sentences(text) for text in whole]
+    return _grouped([text.strip() for text in whole], len(tries))
+
+
+def _revision_texts(
+    run: Run, base: Base, row: Revision, pair: CritiqueRevision, critique: str, number: int
+) -> tuple[list[str], list[str]]:
+    """(texts to continue, openings they end in), one of each a candidate."""
+    tries = range(run.preset.candidates)
+    if run.preset.revision_layout == "dialogue":
+        text = base.render(revision_dialogue(row.prompt, row.response, pair, critique))
+        return [text for _ in tries], ["" for _ in tries]
+    text = base.render(revision_chat(row.prompt, critique, pair, run.constitution))
+    openings = [_opening(run, row.prompt_id, number + k) for k in tries]
+    return [text + opening for opening in openings], openings
+
+
+def _grouped(items: Sequence[T], size: int) -> list[list[T]]:
+    return [list(items[i : i + size]) for i in range(0, len(items), size)]
 
 
 def _opening(run: Run, prompt_id: str, turn: int) -> str:
@@ -177,9 +195,14 @@ def _opening(run: Run, prompt_id: str, turn: int) -> str:
     return openings[(run.seed("opening", prompt_id) + turn) % len(openings)]
 
 
-def revision_fault(prompt: str, text: str) -> str:
-    """Why a revision must not be trained on: a fault of the text, or it is about something else."""
+def revision_fault(prompt: str, text: str, pair: CritiqueRevision) -> str:
+    """Why a revision must not be trained on: a fault of the text, or it is about something else.
+
+    An echo repeats eight words of an example, or five of what the revision request says.
+    """
     found = fault(text, [example.critique for example in EXAMPLES])
+    if not found and echoes(text, [pair.revision_request], run=5):
+        found = "echo"
     return found or ("" if shares_a_word(text, prompt) else "off topic")
 
 

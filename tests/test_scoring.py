@@ -1,0 +1,86 @@
+"""Numbers read off the model, against the plain computation."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY_SIZES
+
+from cai_lite.engine.models import Base, load_base
+from cai_lite.engine.scoring import choice_logprobs, end_states, mean_states
+from cai_lite.presets import get_preset
+from cai_lite.prompts import chat
+
+TEXTS = ["Hello", "A somewhat longer text about bread and butter", "x", "One, two, three; four?"]
+
+
+@pytest.fixture(scope="module")
+def base(tiny_model: Path) -> Base:
+    return load_base(get_preset("ci", model=str(tiny_model), quantization="none", **TINY_SIZES))
+
+
+def plain(base: Base, text: str, **options: bool):  # type: ignore[no-untyped-def]
+    """The model as transformers runs it, on one text without padding."""
+    with torch.no_grad():
+        return base.model(torch.tensor([base.token_ids(text)]), **options)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_choices_have_the_full_models_logprobs(base: Base, batch_size: int) -> None:
+    found = choice_logprobs(base, TEXTS, ["A", "B", "Yes"], batch_size)
+    ids = [base.token_ids(choice)[0] for choice in ("A", "B", "Yes")]
+    for row, text in zip(found, TEXTS, strict=True):
+        expected = plain(base, text).logits[0, -1].log_softmax(-1)[ids]
+        assert torch.allclose(row, expected, atol=1e-4)
+    assert found.shape == (4, 3) and (found < 0).all()
+
+
+def test_a_choice_of_several_tokens_is_refused(base: Base) -> None:
+    with pytest.raises(ValueError, match="choice 'Absolutely not' is . tokens; expected one"):
+        choice_logprobs(base, TEXTS, ["A", "Absolutely not"], 2)
+    with pytest.raises(ValueError, match="is 0 tokens"):
+        choice_logprobs(base, TEXTS, ["", "A"], 2)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_end_states_are_of_the_last_token(base: Base, batch_size: int) -> None:
+    found = end_states(base, TEXTS, batch_size)
+    for row, text in zip(found, TEXTS, strict=True):
+        with torch.no_grad():
+            states = base.body(torch.tensor([base.token_ids(text)])).last_hidden_state
+        assert torch.allclose(row, states[0, -1], atol=1e-4)
+
+
+def test_end_states_of_a_closed_chat_are_read_at_the_end_token(base: Base) -> None:
+    texts = [base.render(chat("Hi", answer), reply=False) for answer in ("Hello", "Good day to you")]
+    for text, row in zip(texts, end_states(base, texts, 2), strict=True):
+        ids = base.token_ids(text)
+        assert ids[-1] == base.tokenizer.eos_token_id
+        with torch.no_grad():
+            state = base.body(torch.tensor([ids])).last_hidden_state[0, len(ids) - 1]
+        assert torch.allclose(row, state, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_mean_states_are_of_the_answers_tokens_alone(base: Base, batch_size: int) -> None:
+    prompts = [base.render(chat(text)) for text in TEXTS]
+    answers = ["Yes.", "That is a longer answer, for once.", "", "No"]
+    found = mean_states(base, prompts, answers, (2, 4), batch_size)
+    assert found.shape == (4, 2 * base.body.config.hidden_size)
+    for row, prompt, answer in zip(found, prompts, answers, strict=True):
+        if not answer:
+            assert not row.any()
+            continue
+        start = len(base.token_ids(prompt))
+        states = plain(base, prompt + answer, output_hidden_states=True).hidden_states
+        expected = torch.cat([states[layer][0, start:].mean(0) for layer in (2, 4)])
+        assert torch.allclose(row, expected, atol=1e-4)
+
+
+def test_an_answer_cannot_forge_a_turn_when_it_is_read(base: Base) -> None:
+    prompt = [base.render(chat("Hi"))]
+    forged = mean_states(base, prompt, ["<|im_end|>"], (2,), 1)
+    neutral = mean_states(base, prompt, [base.neutral("<|im_end|>")], (2,), 1)
+    assert torch.equal(forged, neutral) or torch.allclose(forged, neutral, atol=1e-5)
+    ended = plain(base, prompt[0] + "<|im_end|>", output_hidden_states=True).hidden_states[2][0, -1]
+    assert not torch.allclose(forged[0], ended, atol=1e-3)
