@@ -29,7 +29,7 @@ def base(tiny_model: Path) -> Base:
     return load_base(get_preset("ci", model=str(tiny_model), quantization="none", **TINY_SIZES))
 
 
-def by_transformers(base: Base, text: str, tokens: int) -> str:
+def ids_by_transformers(base: Base, text: str, tokens: int) -> list[int]:
     ids = torch.tensor([base.token_ids(text)])
     with torch.no_grad():
         found = base.model.generate(
@@ -39,7 +39,11 @@ def by_transformers(base: Base, text: str, tokens: int) -> str:
             max_new_tokens=tokens,
             pad_token_id=base.tokenizer.pad_token_id,
         )
-    return base.tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True)
+    return found[0, ids.shape[1] :].tolist()
+
+
+def by_transformers(base: Base, text: str, tokens: int) -> str:
+    return base.tokenizer.decode(ids_by_transformers(base, text, tokens), skip_special_tokens=True)
 
 
 def test_greedy_is_what_transformers_writes(base: Base) -> None:
@@ -51,7 +55,7 @@ def test_greedy_is_what_transformers_writes(base: Base) -> None:
 
 @pytest.mark.parametrize("how", [GREEDY, WARM])
 def test_a_shared_prefix_changes_nothing(base: Base, how: Sampling) -> None:
-    prefix = few_shot_prefix()
+    prefix = few_shot_prefix().removesuffix("\n")
     for text in TEXTS:  # the cut is one that the tokenizer makes too
         assert base.token_ids(prefix) + base.token_ids(text) == base.token_ids(prefix + text)
     shared = generate(base, TEXTS, how, SEEDS, prefix)
@@ -95,19 +99,10 @@ def test_samples_follow_the_models_distribution(base: Base) -> None:
     assert abs(share - expected) < 4 * (expected * (1 - expected) / rows) ** 0.5
 
 
-def end_after(base: Base, monkeypatch: pytest.MonkeyPatch, *texts: str) -> None:
-    """Make the first token that the model writes after these texts end a row."""
-    firsts = {base.token_ids(t + by_transformers(base, t, 1))[len(base.token_ids(t))] for t in texts}
-    stops = sampling_module._stop_tokens(base, one_line=False)
-    stops[list(firsts)] = True
-    monkeypatch.setattr(sampling_module, "_stop_tokens", lambda *_: stops)
-
-
 def test_rows_that_end_leave_the_batch_and_disturb_no_other(
     base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = generate(base, TEXTS, GREEDY, SEEDS)
-    ids = [base.token_ids(text) for text in written]
+    ids = [ids_by_transformers(base, text, 10) for text in TEXTS]
     early = {i: ids[i][i] for i in range(4)}  # row i shall end with its own i-th token
     stops = sampling_module._stop_tokens(base, one_line=False)
     stops[list(early.values())] = True
@@ -130,14 +125,29 @@ def test_rows_that_end_leave_the_batch_and_disturb_no_other(
 
 def test_a_row_that_ends_at_once_is_empty(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = generate(base, TEXTS, GREEDY, SEEDS)
-    first = base.token_ids(TEXTS[0] + expected[0])[len(base.token_ids(TEXTS[0]))]
-    monkeypatch.setattr(base.tokenizer, "eos_token_id", first, raising=False)
+    head, first = base.head.forward, [True]
+
+    def ends_the_second_row(hidden: torch.Tensor) -> torch.Tensor:
+        logits = head(hidden)
+        if first.pop() if first else False:
+            logits[1, base.tokenizer.eos_token_id] = 1e4
+        return logits
+
+    monkeypatch.setattr(base.head, "forward", ends_the_second_row)
     found = generate(base, TEXTS, GREEDY, SEEDS)
-    assert base.tokenizer.eos_token_id == first
-    assert found[0] == ""
-    untouched = [i for i, text in enumerate(expected) if first not in base.token_ids(text)]
-    assert untouched and [found[i] for i in untouched] == [expected[i] for i in untouched]
-    assert generate(base, [TEXTS[0]] * 3, GREEDY, [1, 2, 3]) == ["", "", ""]
+    assert found == [expected[0], "", *expected[2:]]
+    first.append(True)
+    assert generate(base, TEXTS[:2], GREEDY, SEEDS[:2]) == [expected[0], ""]
+
+
+def test_a_batch_that_ends_at_once_is_empty(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ends(hidden: torch.Tensor) -> torch.Tensor:
+        logits = torch.zeros(len(hidden), base.head.weight.shape[0])
+        logits[:, base.tokenizer.eos_token_id] = 1e4
+        return logits
+
+    monkeypatch.setattr(base.head, "forward", ends)
+    assert generate(base, TEXTS, WARM, SEEDS) == [""] * len(TEXTS)
 
 
 def test_one_line_ends_at_the_line_break(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,8 +179,8 @@ def test_one_line_ends_at_the_line_break(base: Base, monkeypatch: pytest.MonkeyP
 
 def test_the_length_is_the_limit(base: Base) -> None:
     for tokens in (1, 3):
-        for text in generate(base, TEXTS, Sampling(tokens), SEEDS):
-            assert 1 <= len(base.token_ids(text)) <= tokens
+        expected = [by_transformers(base, text, tokens) for text in TEXTS]
+        assert generate(base, TEXTS, Sampling(tokens), SEEDS) == expected
 
 
 def test_control_tokens_are_never_part_of_the_text(

@@ -120,8 +120,8 @@ def _move_into_place(made: Path, folder: Path) -> None:
 
 
 def _check(folder: Path) -> None:
-    weights = folder / "model.safetensors"
-    noted = read_json(folder / "cai_lite.json")["weights_sha256"]
-    if not weights.is_file() or sha256_of(weights) != noted:
+    weights, note = folder / "model.safetensors", folder / "cai_lite.json"
+    whole = weights.is_file() and note.is_file()
+    if not whole or sha256_of(weights) != read_json(note)["weights_sha256"]:
         shutil.rmtree(folder)
         raise InputError(f"the cached model in {folder} was damaged and is removed; run again")

@@ -123,11 +123,10 @@ def _choose(logits: torch.Tensor, draws: torch.Tensor, temperature: float) -> to
     """One token a row, (rows,): the likeliest, or by inverting the distribution at `draws`."""
     if temperature == 0:
         return logits.argmax(-1)
-    cumulative = (logits / temperature).softmax(-1).double().cumsum(-1)
-    drawn = draws.to(logits.device, torch.double)[:, None] * cumulative[:, -1:]
-    return (
-        torch.searchsorted(cumulative, drawn, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
-    )
+    cumulative = (logits / temperature).softmax(-1).cumsum(-1)
+    drawn = draws.to(logits.device)[:, None] * cumulative[:, -1:]
+    tokens = torch.searchsorted(cumulative, drawn, right=True).squeeze(1)
+    return tokens.clamp(max=logits.shape[-1] - 1)
 
 
 def _stop_tokens(base: Base, one_line: bool) -> torch.Tensor:

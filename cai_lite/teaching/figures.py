@@ -13,10 +13,12 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 MODEL_NAMES = {"base": "helpful start", "sl_cai": "SL-CAI", "rl_cai": "RL-CAI"}
 MODEL_COLOURS = {"base": "#808080", "sl_cai": "#2f86c9", "rl_cai": "#d55e00"}
 MODEL_MARKERS = {"base": "o", "sl_cai": "s", "rl_cai": "^"}
+_MARKER_SIZES = {"base": 11, "sl_cai": 8, "rl_cai": 6}  # so that equal points stay seen
 PIPELINE = {
     "start": "helpful\nstart",
     "critique_revision": "critique &\nrevision",
@@ -83,6 +85,7 @@ def losses(losses: Sequence[float], title: str = "Training loss") -> Figure:
     """The loss of every optimiser step."""
     figure, (ax,) = _panels(1)
     ax.plot(range(1, len(losses) + 1), losses, marker=".", color=_LINE)
+    _whole_numbers(ax)
     _label(ax, f"{title} (n = {len(losses)} steps)", "optimiser step", "loss (nats)")
     return figure
 
@@ -127,6 +130,8 @@ def rl_curves(steps: Sequence[Mapping[str, float]]) -> Figure:
         (axes[3], number, [step["length"] for step in steps]),
     ):
         ax.plot(x, y, marker="o", markersize=4, color=colour)
+    for ax in (axes[0], axes[1], axes[3]):
+        _whole_numbers(ax)
     _label(axes[0], _with_n("Reward", len(steps), "steps"), "RL step", "mean PM score")
     _label(axes[1], "KL to SL-CAI", "RL step", "KL (nats)")
     _label(axes[2], "Reward against √KL", "√KL (√nats)", "mean PM score")
@@ -158,7 +163,11 @@ def plane(models: Mapping[str, Mapping[str, Any]]) -> Figure:
         x, x_reach = _interval(measures, "helpfulness")
         y, y_reach = _interval(measures, "harmlessness")
         points.append((x, y))
-        style = {"color": _colour(model), "marker": MODEL_MARKERS.get(model, "D")}
+        style = {
+            "color": _colour(model),
+            "marker": MODEL_MARKERS.get(model, "D"),
+            "markersize": _MARKER_SIZES.get(model, 6),
+        }
         ax.errorbar(x, y, y_reach, x_reach, capsize=3, label=model_name(model), zorder=3, **style)
     ax.plot(*zip(*points, strict=True), color=_INK, linewidth=0.8, linestyle="--", zorder=1)
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
@@ -178,7 +187,7 @@ def memory_bars(memory_mb: Mapping[str, float]) -> Figure:
     ax.bar_label(bars, fmt=" %.1f", color=_INK, fontsize=8)
     ax.margins(x=0.12)
     ax.invert_yaxis()
-    _label(ax, f"Peak memory (n = {len(names)} stages, one run)", "GB", "")
+    _label(ax, "Peak memory (n = 1 run)", "GB", "")
     return figure
 
 
@@ -189,9 +198,9 @@ def pipeline(current: str | None = None) -> Figure:
     """
     if current is not None and current not in PIPELINE:
         raise ValueError(f"stage {current!r} is unknown; expected one of {', '.join(PIPELINE)}")
-    figure = Picture(figsize=(9.5, 1.35), dpi=_DPI)
+    figure = Picture(figsize=(9.2, 1.0), dpi=_DPI)
     ax = figure.add_axes((0, 0, 1, 1))
-    ax.set(xlim=(-0.55, len(PIPELINE) - 0.45), ylim=(-0.75, 0.55))
+    ax.set(xlim=(-0.5, len(PIPELINE) - 0.5), ylim=(-0.7, 0.4))
     ax.axis("off")
     for place, (name, text) in enumerate(PIPELINE.items()):
         _box(ax, place, text, name == current)
@@ -206,10 +215,10 @@ def _box(ax: Axes, place: int, text: str, here: bool) -> None:
     options: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9}
     ax.text(place, 0, text, color=colour, weight=weight, bbox=box, **options)
     if here:
-        ax.text(place, -0.6, "▲ you are here", color=_INK, **options)
+        ax.text(place, -0.53, "▲ you are here", color=_INK, **options)
     if place:
         arrow = {"arrowstyle": "->", "color": _INK}
-        ax.annotate("", (place - 0.43, 0), (place - 0.57, 0), arrowprops=arrow)
+        ax.annotate("", (place - 0.35, 0), (place - 0.65, 0), arrowprops=arrow)
 
 
 def model_name(model: str) -> str:
@@ -227,6 +236,10 @@ def _panels(count: int, columns: int | None = None, height: float = 2.7) -> tupl
     size = (4.4 * columns, height * rows)
     figure = Picture(figsize=size, dpi=_DPI, layout="constrained")
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def _whole_numbers(ax: Axes) -> None:
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _label(ax: Axes, title: str, x: str, y: str) -> None:

@@ -3,9 +3,291 @@
 All text of models and users is escaped before it becomes HTML.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
 from html import escape
 from typing import Any
 
 import ipywidgets
 from IPython.display import HTML
+
+from ..records import Answer, Completion, Pair, Revision
+from .figures import model_name
+
+
+def rl_table(rows: Sequence[Completion], advantages: Sequence[float] = ()) -> HTML:
+    """Completions of RL with their rewards, and their advantages if given, as a static table."""
+    head = ["prompt", "completion", "reward"] + (["advantage"] if len(advantages) else [])
+    cells = [[row.prompt, row.completion, f"{row.reward:+.2f}"] for row in rows]
+    for cell, advantage in zip(cells, advantages, strict=False):
+        cell.append(f"{advantage:+.2f}")
+    return HTML(_rl_evaluation_html(head, cells))
+
+
+def rl_browser(rows: Sequence[Completion]) -> ipywidgets.VBox:
+    """Completions of one step of RL at a time; the slider chooses the step."""
+    steps = sorted({row.step for row in rows})
+    slider = ipywidgets.SelectionSlider(options=steps, description="step")
+    page = ipywidgets.HTML()
+
+    def show(_: Any = None) -> None:
+        page.value = rl_table([row for row in rows if row.step == slider.value]).data
+
+    slider.observe(show, "value")
+    show()
+    return ipywidgets.VBox([slider, page])
+
+
+def evaluation_table(answers: Sequence[Answer], limit: int = 6) -> HTML:
+    """Answers of the models to the same prompts side by side, as a static table."""
+    models = list(dict.fromkeys(row.model for row in answers))
+    found = {(row.prompt, row.model): row for row in answers}
+    prompts = list(dict.fromkeys(row.prompt for row in answers))[:limit]
+    cells = [
+        [prompt, *(_with_outcome(found.get((prompt, model))) for model in models)]
+        for prompt in prompts
+    ]
+    return HTML(_rl_evaluation_html(["prompt", *map(model_name, models)], cells))
+
+
+def _with_outcome(row: Answer | None) -> str:
+    if row is None:
+        return "—"
+    passed = {True: ", passes", False: ", fails", None: ""}[row.passed]
+    return f"[{row.outcome}{passed}] {row.response}"
+
+
+def evaluation_browser(answers: Sequence[Answer]) -> ipywidgets.VBox:
+    """Answers side by side, filtered by prompt set and by the outcome of the last model."""
+    last = answers[-1].model
+    sets = ipywidgets.Dropdown(options=sorted({row.prompt_set for row in answers}))
+    outcomes = ["any", *sorted({row.outcome for row in answers})]
+    outcome = ipywidgets.Dropdown(options=outcomes, description=model_name(last))
+    page = ipywidgets.HTML()
+
+    def show(_: Any = None) -> None:
+        chosen = {
+            row.prompt
+            for row in answers
+            if row.model == last and outcome.value in ("any", row.outcome)
+        }
+        rows = [row for row in answers if row.prompt_set == sets.value and row.prompt in chosen]
+        page.value = evaluation_table(rows, 100).data if rows else "no such answer"
+
+    for control in (sets, outcome):
+        control.observe(show, "value")
+    show()
+    return ipywidgets.VBox([ipywidgets.HBox([sets, outcome]), page])
+
+
+def _rl_evaluation_html(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose text is left-aligned and escaped, line breaks kept."""
+    style = "text-align:left;vertical-align:top;white-space:pre-wrap"
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        inside = "".join(f'<{tag} style="{style}">{escape(cell)}</{tag}>' for cell in cells)
+        return f"<tr>{inside}</tr>"
+
+    body = "".join(line("td", row) for row in rows)
+    return f"<table><thead>{line('th', head)}</thead><tbody>{body}</tbody></table>"
+
+
+def escaped(text: str) -> str:
+    """Text that is safe inside HTML: line breaks are kept, and `$` begins no mathematics."""
+    return escape(text).replace("$", "&#36;").replace("\n", "<br>")
+
+
+_CELL = "text-align:left;vertical-align:top;white-space:normal;overflow-wrap:anywhere"
+
+
+def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> HTML:
+    """A table of cells that are HTML already; pass texts through `escaped` first."""
+    top = "".join(f'<th style="{_CELL}">{cell}</th>' for cell in head)
+    body = "".join(
+        "<tr>" + "".join(f'<td style="{_CELL}">{cell}</td>' for cell in row) + "</tr>"
+        for row in rows
+    )
+    return HTML(f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>")
+
+
+# --- notebook 01, critique and revision ---
+
+_GONE = "background:#f3c6c6;color:#5b1010;text-decoration:line-through"
+_NEW = "background:#c9e8cf;color:#0d4018;text-decoration:none"
+
+
+def word_diff(before: str, after: str) -> str:
+    """HTML of `after` with its new words marked and the words of `before` that went struck out."""
+    old, new = before.split(), after.split()
+    parts = []
+    for kind, a, b, c, d in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        gone, come = escaped(" ".join(old[a:b])), escaped(" ".join(new[c:d]))
+        if kind == "equal":
+            parts.append(come)
+            continue
+        parts += [f'<del style="{_GONE}">{gone}</del>'] if gone else []
+        parts += [f'<ins style="{_NEW}">{come}</ins>'] if come else []
+    return " ".join(parts)
+
+
+def revision_table(rows: Sequence[Revision]) -> HTML:
+    """One prompt's rounds: principle, critique, what the text became, whether it is kept."""
+    ordered = sorted(rows, key=lambda row: row.round)
+    changed = [
+        word_diff(before.response, row.response)
+        for before, row in zip(ordered, ordered[1:], strict=False)
+    ]
+    texts = [escaped(ordered[0].response), *changed]
+    cells = [
+        [str(row.round), escaped(row.principle), escaped(row.critique), text, _fate(row)]
+        for row, text in zip(ordered, texts, strict=True)
+    ]
+    found = html_table(["round", "principle", "critique", "text after the round", ""], cells)
+    return HTML(f"<p><b>{escaped(ordered[0].prompt)}</b></p>{found.data}")
+
+
+def _fate(row: Revision) -> str:
+    if not row.round:
+        return "first answer"
+    return f"dropped: {escaped(row.dropped)}" if row.dropped else "kept"
+
+
+def revision_stepper(rows: Sequence[Revision]) -> ipywidgets.VBox:
+    """A prompt to choose and a round to step to; shows the words that each round changed."""
+    prompts = {row.prompt_id: row.prompt for row in rows}
+    last = max(row.round for row in rows)
+    which = ipywidgets.Dropdown(options=[(text[:90], name) for name, text in prompts.items()])
+    number = ipywidgets.IntSlider(value=last, min=0, max=last, description="round")
+    page = ipywidgets.HTML()
+
+    def turn(_: Any) -> None:
+        shown = [r for r in rows if r.prompt_id == which.value and r.round <= number.value]
+        page.value = revision_table(shown).data
+
+    which.layout.width = "95%"
+    which.observe(turn, "value")
+    number.observe(turn, "value")
+    turn(None)
+    return ipywidgets.VBox([which, number, page])
+
+
+# --- notebook 02, SL-CAI ---
+
+
+def loss_mask(tokens: Sequence[str], mask: Sequence[int]) -> HTML:
+    """Tokens in a row, those that count in the loss (mask 1) in colour, line breaks as ↵."""
+    box = "border:1px solid #b8b8b8;border-radius:3px;margin:1px;padding:0 2px;white-space:pre"
+    spans = [
+        f'<span style="{_NEW if counts else "color:#808080"};{box};display:inline-block">'
+        f"{escaped(token.replace(chr(10), '↵'))}</span>"
+        for token, counts in zip(tokens, mask, strict=True)
+    ]
+    return HTML(f'<div style="line-height:1.9;font-family:monospace">{"".join(spans)}</div>')
+
+
+def answers_table(prompts: Sequence[str], answers: Mapping[str, Sequence[str]]) -> HTML:
+    """Answers of several models side by side, one prompt a row; `answers` maps name to texts."""
+    rows = [
+        [f"<b>{escaped(prompt)}</b>", *(escaped(texts[i]) for texts in answers.values())]
+        for i, prompt in enumerate(prompts)
+    ]
+    return html_table(["prompt", *map(escaped, answers)], rows)
+
+
+def answers_browser(
+    prompts: Sequence[str], answers: Mapping[str, Sequence[str]]
+) -> ipywidgets.VBox:
+    """A prompt to choose; shows every model's answer to it."""
+    which = ipywidgets.Dropdown(options=[(prompt[:90], i) for i, prompt in enumerate(prompts)])
+    page = ipywidgets.HTML()
+
+    def turn(_: Any) -> None:
+        i = which.value
+        shown = {name: [texts[i]] for name, texts in answers.items()}
+        page.value = answers_table([prompts[i]], shown).data
+
+    which.layout.width = "95%"
+    which.observe(turn, "value")
+    turn(None)
+    return ipywidgets.VBox([which, page])
+
+
+Labels = Mapping[str, Mapping[str, float | str]]  # who said it: P(A is better), or A/B, by pair id
+
+
+def feedback_table(pairs: Sequence[Pair], labels: Labels) -> HTML:
+    """Pairs with everybody's labels, as a static table; who has not labelled a pair shows —."""
+    cells = [
+        [
+            pair.prompt,
+            pair.a,
+            pair.b,
+            *(_feedback_cell(said.get(pair.id)) for said in labels.values()),
+        ]
+        for pair in pairs
+    ]
+    return HTML(_rl_evaluation_html(["prompt", "A", "B", *labels], cells))
+
+
+def _feedback_cell(label: float | str | None) -> str:
+    return "—" if label is None else label if isinstance(label, str) else f"{label:.2f}"
+
+
+def feedback_agreement(choices: Mapping[str, str], labels: Labels) -> HTML:
+    """A reader's choices (A, B or ?) against each labeller: n, agreement, Cohen's kappa."""
+    rows = []
+    for name, said in labels.items():
+        both = [
+            (choice, side)
+            for pair, choice in choices.items()
+            if choice in ("A", "B") and (side := feedback_side(said.get(pair))) in ("A", "B")
+        ]
+        agree = sum(mine == theirs for mine, theirs in both)
+        kappa = feedback_kappa(both)
+        rows.append([name, str(len(both)), f"{agree} of {len(both)}", f"{kappa:.2f}"])
+    return HTML(_rl_evaluation_html(["labeller", "n decided", "agree", "kappa"], rows))
+
+
+def feedback_side(label: float | str | None) -> str:
+    """The answer a label prefers: A, B, or ? for a tie, a shrug or no label."""
+    if isinstance(label, str) or label is None:
+        return label if label in ("A", "B") else "?"
+    return "?" if label == 0.5 else "A" if label > 0.5 else "B"
+
+
+def feedback_kappa(both: Sequence[tuple[str, str]]) -> float:
+    """Cohen's kappa of pairs of choices, A or B; nan where chance alone agrees always."""
+    n = len(both)
+    share = [sum(pair[k] == "A" for pair in both) / n if n else 1.0 for k in (0, 1)]
+    chance = share[0] * share[1] + (1 - share[0]) * (1 - share[1])
+    agree = sum(mine == theirs for mine, theirs in both) / n if n else 1.0
+    return (agree - chance) / (1 - chance) if chance < 1 else float("nan")
+
+
+def feedback_label_pairs(
+    pairs: Sequence[Pair], labels: Labels, choices: dict[str, str]
+) -> ipywidgets.VBox:
+    """Label pairs blind; your clicks go to `choices`, and after the last the AI's are shown."""
+    page = ipywidgets.HTML()
+    buttons = [ipywidgets.Button(description=text) for text in ("A is better", "?", "B is better")]
+
+    def show() -> None:
+        left = [pair for pair in pairs if pair.id not in choices]
+        number = len(pairs) - len(left) + 1
+        page.value = (
+            f"<b>pair {number} of {len(pairs)}</b>{feedback_table(left[:1], {}).data}"
+            if left
+            else feedback_agreement(choices, labels).data
+            + feedback_table(pairs, {"you": choices, **labels}).data
+        )
+
+    def choose(button: ipywidgets.Button) -> None:
+        left = [pair for pair in pairs if pair.id not in choices]
+        if left:
+            choices[left[0].id] = button.description[0]
+            show()
+
+    for button in buttons:
+        button.on_click(choose)
+    show()
+    return ipywidgets.VBox([page, ipywidgets.HBox(buttons)])

@@ -1,0 +1,498 @@
+"""The command line: `cai-lite run`, one command a stage, compare, hhh, lab, fetch-paper.
+
+Every command does its work with stdout turned to stderr and returns what it found; only then is
+that shown on stdout, as a table or with --json as one JSON object.
+"""
+
+import argparse
+import contextlib
+import errno
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from .presets import Preset
+    from .progress import Progress
+    from .run import Run
+
+Options = argparse.Namespace
+Found = dict[str, Any]
+
+_STAGES = {
+    "critique-revision": "answers to red-team prompts, criticised and revised (paper §3.1)",
+    "sl-cai": "fine-tune on the revisions (paper §3.2)",
+    "ai-feedback": "label pairs of answers by the constitution (paper §4.1)",
+    "preference-model": "train the preference model on the soft labels (paper §4.1)",
+    "rl-cai": "reinforcement learning from the preference model (paper §4.2)",
+    "evaluation": "measure base, SL-CAI and RL-CAI on prompts no stage has seen",
+}
+_PRESETS = ("auto", "ci", "cpu", "t4", "gpu")
+_HHH_FILE = "438HHHEvaluations.jsonl"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NOT_ALLOWED = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0, 2 for bad input or a full disk, 130 on Ctrl-C."""
+    options = _parser().parse_args(argv)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            found = options.work(options)
+    except KeyboardInterrupt:
+        return _fail("stopped; the same command goes on from here", 130)
+    except InputError as error:
+        return _fail(str(error), 2)
+    except Exception as error:
+        if sentence := _about_the_disk(error):
+            return _fail(sentence, 2)
+        raise
+    if getattr(options, "json", False):
+        print(json.dumps(found))
+    else:
+        options.show(found)
+    return 0
+
+
+def _fail(sentence: str, code: int) -> int:
+    print(f"cai-lite: {sentence}", file=sys.stderr)
+    return code
+
+
+def _about_the_disk(error: BaseException) -> str:
+    """One sentence if an error is the disk's or the file system's, else ""."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in _DISK_FULL or "No space left on device" in str(error):
+        where = f" at {error.filename}" if getattr(error, "filename", None) else ""
+        return f"the disk is full{where}; make room, then the same command goes on from here"
+    if number in _NOT_ALLOWED and isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}; choose another --out or --run"
+    before = error.__cause__ or error.__context__
+    return _about_the_disk(before) if before else ""
+
+
+# ---- the options ------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cai-lite",
+        description="Constitutional AI on a small machine: critique, revision, AI feedback, RLAIF.",
+        epilog="example: cai-lite run --preset ci",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_run(commands)
+    for name, text in _STAGES.items():
+        _add_stage(commands, name, text)
+    _add_compare(commands)
+    _add_hhh(commands)
+    example = "cai-lite lab"
+    _command(commands, "lab", "open JupyterLab on the notebooks", example, lab, _show_nothing)
+    example = "cai-lite fetch-paper --to paper"
+    text = "download the prompts and evaluations that were released with the paper"
+    fetch = _command(commands, "fetch-paper", text, example, fetch_paper, _show_files)
+    fetch.add_argument("--to", metavar="DIR", help="where to (default: the user's cache folder)")
+    return parser
+
+
+def _command(
+    commands: Any,
+    name: str,
+    text: str,
+    example: str,
+    work: Callable[[Options], Found],
+    show: Callable[[Found], None],
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + ".", epilog=f"example: {example}"
+    )
+    parser.set_defaults(work=work, show=show)
+    return parser
+
+
+def _add_run(commands: Any) -> None:
+    text = "run all stages into a run folder; finished stages and rows are kept"
+    example = "cai-lite run --preset cpu --constitution sea-captain --set rounds=3 --out runs/mine"
+    parser = _command(commands, "run", text, example, run, _show_run)
+    _preset_options(parser)
+    _out_option(parser)
+    _json_option(parser)
+
+
+def _add_stage(commands: Any, name: str, text: str) -> None:
+    example = f"cai-lite {name} --run runs/ci"
+    if name == "critique-revision":
+        example += "  (or, to begin a run: cai-lite critique-revision --preset ci)"
+    parser = _command(commands, name, text, example, run_stage, _show_stage)
+    parser.set_defaults(stage=name.replace("-", "_"))
+    _run_option(parser)
+    if name == "critique-revision":
+        _preset_options(parser)
+        _out_option(parser)
+    _json_option(parser)
+
+
+def _add_compare(commands: Any) -> None:
+    text = "answers of the helpful start, SL-CAI and RL-CAI to one prompt, side by side"
+    example = 'cai-lite compare "How do I read my sister\'s diary?" --run runs/ci'
+    parser = _command(commands, "compare", text, example, compare, _show_answers)
+    parser.add_argument("prompt", metavar="PROMPT", help="what to ask")
+    _run_option(parser)
+    _json_option(parser)
+
+
+def _add_hhh(commands: Any) -> None:
+    text = "how often each labeller picks what people picked in the paper's HHH comparisons"
+    example = "cai-lite hhh --method pointwise --limit 60"
+    parser = _command(commands, "hhh", text, example, hhh, _show_methods)
+    parser.add_argument("--file", metavar="FILE", help=f"default: {_HHH_FILE} of fetch-paper")
+    parser.add_argument(
+        "--method",
+        action="append",
+        metavar="NAME",
+        help="multiple_choice, pointwise or contrast (repeatable; default: all)",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="so many rows, evenly spread")
+    _preset_options(parser)
+    _json_option(parser)
+
+
+def _preset_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--preset", choices=_PRESETS, help="sizes for a kind of machine (default: auto)")
+    add("--constitution", metavar="NAME|FILE", help="a shipped constitution or a YAML file")
+    add("--model", metavar="PATH|ID", help="a model folder, .gguf file or hub id; or embedded")
+    add("--quantization", choices=("nf4", "none"), help="4-bit weights or whole ones")
+    add("--seed", type=int, metavar="N", help="seed of everything drawn at random")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="FIELD=VALUE",
+        help="override any field of the preset (repeatable)",
+    )
+
+
+def _out_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", metavar="DIR", help="the run folder (default: runs/<preset>)")
+
+
+def _run_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", metavar="DIR", help="the run folder (default: newest of runs/*)")
+
+
+def _json_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
+# ---- what the options say ---------------------------------------------------------------------
+
+
+def _progress() -> "Progress":
+    from .progress import Progress
+    from .quiet import quiet_libraries
+
+    quiet_libraries()
+    return Progress(show=True)
+
+
+def _preset(options: Options, progress: "Progress") -> "Preset":
+    from .presets import choose_preset, get_preset
+
+    name = options.preset or "auto"
+    if name == "auto":
+        name, why = choose_preset()
+        progress.say(f"preset {name}: {why}")
+    return get_preset(name, **_overrides(options))
+
+
+def _overrides(options: Options) -> dict[str, Any]:
+    named = ("constitution", "model", "quantization", "seed")
+    found = {name: getattr(options, name) for name in named}
+    found = {name: value for name, value in found.items() if value is not None}
+    for setting in options.settings:
+        field, equals, value = setting.partition("=")
+        if not equals:
+            raise InputError(f"--set takes field=value, found {setting!r}")
+        if field in found:
+            raise InputError(f"field {field!r} is given twice; say it once")
+        found[field] = value
+    return found
+
+
+def _begin(options: Options, progress: "Progress") -> tuple[Path, "Preset"]:
+    """(folder, preset) of a run to begin or go on with."""
+    from .constitution import load_constitution
+
+    preset = _preset(options, progress)
+    load_constitution(preset.constitution)  # what is wrong with it is said before a folder is made
+    return Path(options.out or Path("runs") / preset.name), preset
+
+
+def _folder(options: Options) -> Path:
+    """The run folder that --run names, else the newest one."""
+    folder = Path(options.run) if options.run else _newest()
+    if not (folder / "manifest.json").is_file():
+        raise InputError(
+            f"{folder} is no run folder, it has no manifest.json; begin one with "
+            f"`cai-lite run --out {folder}`"
+        )
+    return folder
+
+
+def _newest() -> Path:
+    """The folder of runs/* that was worked in last: locked last, or last begun."""
+    manifests = Path("runs").glob("*/manifest.json")
+    newest = max((path.parent for path in manifests), key=_last_worked_in, default=None)
+    if newest is None:
+        raise InputError(
+            "there is no run in runs/; begin one with `cai-lite run`, or pass --run DIR"
+        )
+    return newest
+
+
+def _last_worked_in(folder: Path) -> float:
+    return max(path.stat().st_mtime for path in folder.iterdir())
+
+
+# ---- the commands -----------------------------------------------------------------------------
+
+
+def run(options: Options) -> Found:
+    """All stages in order, then the report; returns the report and where it lies."""
+    from .report import write_report
+    from .run import STAGES, begin_run, locked
+
+    progress = _progress()
+    folder, preset = _begin(options, progress)
+    with locked(folder):
+        opened = begin_run(folder, preset, progress)
+        with _believable(opened):
+            _same_weights(opened)
+            for number, stage in enumerate(STAGES, 1):
+                _one_stage(opened, stage, f"stage {number} of {len(STAGES)}, ")
+        json_path, html_path = write_report(opened)
+    report: Found = json.loads(json_path.read_text(encoding="utf-8"))
+    return report | {"report_json": str(json_path), "report_html": str(html_path)}
+
+
+def run_stage(options: Options) -> Found:
+    """One stage of a run folder; returns its summary."""
+    from .run import begin_run, locked, open_run
+
+    progress = _progress()
+    preset = None
+    if options.stage == "critique_revision" and _says_how_to_begin(options):
+        folder, preset = _begin(options, progress)
+    else:
+        folder = _folder(options)
+    with locked(folder):
+        opened = begin_run(folder, preset, progress) if preset else open_run(folder, progress)
+        with _believable(opened):
+            _same_weights(opened)
+            summary = _one_stage(opened, options.stage)
+    return {"run": str(folder), "stage": options.stage} | summary
+
+
+def _says_how_to_begin(options: Options) -> bool:
+    names = ("preset", "constitution", "model", "quantization", "seed", "out")
+    said = bool(options.settings) or any(getattr(options, name) is not None for name in names)
+    if said and options.run:
+        raise InputError("--run goes on with a run as it was begun; to begin one, use --out")
+    return said
+
+
+def _one_stage(opened: "Run", stage: str, place: str = "") -> Found:
+    name = stage.replace("_", "-")
+    done = opened.summary(stage)
+    if done is not None:
+        opened.progress.say(f"{place}{name}: already finished ({done['seconds']:.0f} s)")
+        return done
+    opened.progress.say(f"{place}{name}: {_STAGES[name]}")
+    function = getattr(importlib.import_module(f".stages.{stage}", __package__), stage)
+    summary: Found = function(opened)
+    took = f"{summary['seconds']:.0f} s, at most {summary['peak_memory_mb']} MB"
+    opened.progress.say(f"{place}{name}: finished in {took}")
+    return summary
+
+
+def _same_weights(opened: "Run") -> None:
+    """Refuse to go on with weights other than those the run was begun with."""
+    from .run import STAGES
+
+    if any(opened.summary(stage) is None for stage in STAGES):
+        from .engine.models import choose_device, find_model, weights_sha256
+
+        choose_device(opened.preset)  # says so if a GPU is needed and there is none
+        sha256 = weights_sha256(find_model(opened.preset.model))
+        if opened.path("critique_revision").exists():
+            opened.note_model(sha256)
+
+
+@contextlib.contextmanager
+def _believable(opened: "Run") -> Iterator[None]:
+    """Forget a run that bad input ended before its first row, so that corrected input can begin."""
+    try:
+        yield
+    except InputError:
+        if {path.name for path in opened.folder.iterdir()} <= {"manifest.json", "run.lock"}:
+            (opened.folder / "manifest.json").unlink()
+        raise
+
+
+def compare(options: Options) -> Found:
+    """One prompt answered by every model the run has so far."""
+    from .prompts import chat
+    from .run import open_run
+
+    if not options.prompt.strip():
+        raise InputError("PROMPT is empty; write what to ask")
+    opened = open_run(_folder(options), _progress())
+
+    from .engine.models import add_adapter, load_base, role
+    from .engine.sampling import Sampling, generate
+
+    base = load_base(opened.preset)
+    names = [name for name in ("sl_cai", "rl_cai") if opened.summary(name) is not None]
+    for name in names:
+        add_adapter(base, opened.path(name, "adapter"), name)
+    sampling = Sampling(opened.preset.eval_tokens, opened.preset.eval_temperature)
+    seed = opened.seed("compare", options.prompt)
+    answers = {}
+    for name in ("base", *names):
+        with role(base, None if name == "base" else name):
+            asked = base.render(chat(options.prompt))
+            answers[name] = generate(base, [asked], sampling, [seed])[0].strip()
+    return {"prompt": options.prompt, "answers": answers}
+
+
+def hhh(options: Options) -> Found:
+    """Accuracy of labellers on the released HHH comparisons."""
+    from .paper import paper_file, paper_folder
+
+    progress = _progress()
+    folder = None if options.file else paper_folder()
+    if not options.file and folder is None:
+        raise InputError("the paper's files are not here; run `cai-lite fetch-paper` or use --file")
+    file = Path(options.file) if options.file else paper_file(folder or "", _HHH_FILE)
+    preset = _preset(options, progress)
+
+    from .stages.hhh import METHODS, hhh
+
+    return hhh(preset, file, options.method or METHODS, options.limit, progress)
+
+
+def lab(_: Options) -> Found:
+    """Become JupyterLab on the checkout's notebooks."""
+    from .files import shipped
+
+    folder = shipped("notebooks")
+    if not any(folder.glob("*.ipynb")):
+        raise InputError(
+            "the installed package has no notebooks; clone the project and run `cai-lite lab` there"
+        )
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", str(folder)])
+
+
+def fetch_paper(options: Options) -> Found:
+    """Download the paper's released files that are not there yet."""
+    from .paper import fetch_paper, paper_cache
+
+    folder = Path(options.to) if options.to else paper_cache()
+    return {"folder": str(folder), "files": [str(path) for path in fetch_paper(folder)]}
+
+
+# ---- what is shown ----------------------------------------------------------------------------
+
+
+def _show_run(report: Found) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from .report import MODEL_NAMES, share
+
+    models = report["stages"]["evaluation"]["models"]
+    table = Table(title="shares of answers, in brackets the 95% interval")
+    table.add_column("model")
+    rows = []
+    for name, measures in models.items():
+        row = {
+            f"{field} (n={measures['n'][prompts]})": share(measures[field], measures[f"{field}_ci"])
+            for field, prompts in (("harmlessness", "red_team"), ("helpfulness", "helpful"))
+        }
+        for field in ("over_refusal", "evasive", "broken", "boilerplate"):
+            row[field.replace("_", "-")] = share(measures[field])
+        rows.append([MODEL_NAMES.get(name, name), *row.values()])
+    for heading in row:
+        table.add_column(heading, justify="right")
+    for cells in rows:
+        table.add_row(*cells)
+    Console().print(table)
+    print(report["report_json"])
+    print(report["report_html"])
+
+
+def _show_stage(found: Found) -> None:
+    for name, value in found.items():
+        print(f"{name}: {value}")
+
+
+def _show_answers(found: Found) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from .report import MODEL_NAMES
+
+    table = Table(title=Text(_printable(found["prompt"])), expand=True, show_lines=True)
+    for name in found["answers"]:
+        table.add_column(MODEL_NAMES[name], ratio=1)
+    table.add_row(*[Text(_printable(answer)) for answer in found["answers"].values()])
+    Console().print(table)
+
+
+def _printable(text: str) -> str:
+    """A model's text without the characters that steer a terminal."""
+    return "".join(c for c in text if c.isprintable() or c == "\n")
+
+
+def _show_methods(found: Found) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from .report import share
+
+    table = Table("labeller", "accuracy (95% interval)", "n", title=found["file"])
+    for name, one in (found["methods"] | found.get("baselines", {})).items():
+        table.add_row(name, share(one["accuracy"], one["ci"]), str(one["n"]))
+    Console().print(table)
+
+
+def _show_files(found: Found) -> None:
+    for file in found["files"]:
+        print(file)
+    if not found["files"]:
+        print(f"all files are in {found['folder']} already")
+
+
+def _show_nothing(_: Found) -> None:
+    pass
+
+
+if __name__ == "__main__":
+    sys.exit(main())
