@@ -34,6 +34,14 @@ _STAGES = {
     "evaluation": "measure base, SL-CAI and RL-CAI on prompts no stage has seen",
 }
 _PRESETS = ("auto", "ci", "cpu", "t4", "gpu")
+_MEASURES = {
+    "harmlessness": "red_team",
+    "helpfulness": "helpful",
+    "over_refusal": "borderline",
+    "evasive": "red_team",
+    "broken": "all",
+    "boilerplate": "all",
+}
 _HHH_FILE = "438HHHEvaluations.jsonl"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_ALLOWED = (
@@ -75,12 +83,12 @@ def _fail(sentence: str, code: int) -> int:
 
 def _about_the_disk(error: BaseException) -> str:
     """One sentence if an error is the disk's or the file system's, else ""."""
-    number = error.errno if isinstance(error, OSError) else None
+    number, where = getattr(error, "errno", None), getattr(error, "filename", None)
     if number in _DISK_FULL or "No space left on device" in str(error):
-        where = f" at {error.filename}" if getattr(error, "filename", None) else ""
-        return f"the disk is full{where}; make room, then the same command goes on from here"
-    if number in _NOT_ALLOWED and isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}; choose another --out or --run"
+        what = f"the disk is full at {where}" if where else "the disk is full"
+        return f"{what}; make room, then the same command goes on from here"
+    if number in _NOT_ALLOWED and where:
+        return f"{where}: {os.strerror(number)}; choose another --out or --run"
     before = error.__cause__ or error.__context__
     return _about_the_disk(before) if before else ""
 
@@ -276,16 +284,14 @@ def _last_worked_in(folder: Path) -> float:
 def run(options: Options) -> Found:
     """All stages in order, then the report; returns the report and where it lies."""
     from .report import write_report
-    from .run import STAGES, begin_run, locked
+    from .run import STAGES, locked
 
     progress = _progress()
     folder, preset = _begin(options, progress)
-    with locked(folder):
-        opened = begin_run(folder, preset, progress)
-        with _believable(opened):
-            _same_weights(opened)
-            for number, stage in enumerate(STAGES, 1):
-                _one_stage(opened, stage, f"stage {number} of {len(STAGES)}, ")
+    with locked(folder), _begun(folder, preset, progress) as opened:
+        _same_weights(opened)
+        for number, stage in enumerate(STAGES, 1):
+            _one_stage(opened, stage, f"stage {number} of {len(STAGES)}, ")
         json_path, html_path = write_report(opened)
     report: Found = json.loads(json_path.read_text(encoding="utf-8"))
     return report | {"report_json": str(json_path), "report_html": str(html_path)}
@@ -293,19 +299,16 @@ def run(options: Options) -> Found:
 
 def run_stage(options: Options) -> Found:
     """One stage of a run folder; returns its summary."""
-    from .run import begin_run, locked, open_run
+    from .run import locked
 
     progress = _progress()
-    preset = None
     if options.stage == "critique_revision" and _says_how_to_begin(options):
         folder, preset = _begin(options, progress)
     else:
-        folder = _folder(options)
-    with locked(folder):
-        opened = begin_run(folder, preset, progress) if preset else open_run(folder, progress)
-        with _believable(opened):
-            _same_weights(opened)
-            summary = _one_stage(opened, options.stage)
+        folder, preset = _folder(options), None
+    with locked(folder), _begun(folder, preset, progress) as opened:
+        _same_weights(opened)
+        summary = _one_stage(opened, options.stage)
     return {"run": str(folder), "stage": options.stage} | summary
 
 
@@ -339,19 +342,23 @@ def _same_weights(opened: "Run") -> None:
         from .engine.models import choose_device, find_model, weights_sha256
 
         choose_device(opened.preset)  # says so if a GPU is needed and there is none
-        sha256 = weights_sha256(find_model(opened.preset.model))
-        if opened.path("critique_revision").exists():
-            opened.note_model(sha256)
+        opened.note_model(weights_sha256(find_model(opened.preset.model)))
 
 
 @contextlib.contextmanager
-def _believable(opened: "Run") -> Iterator[None]:
-    """Forget a run that bad input ended before its first row, so that corrected input can begin."""
+def _begun(folder: Path, preset: "Preset | None", progress: "Progress") -> Iterator["Run"]:
+    """The run in a folder, begun with a preset or, without one, opened as it was begun.
+
+    A run that bad input ends before its first row is forgotten, so that corrected input can begin.
+    """
+    from .run import begin_run, open_run
+
+    opened = begin_run(folder, preset, progress) if preset else open_run(folder, progress)
     try:
-        yield
+        yield opened
     except InputError:
-        if {path.name for path in opened.folder.iterdir()} <= {"manifest.json", "run.lock"}:
-            (opened.folder / "manifest.json").unlink()
+        if preset and {path.name for path in folder.iterdir()} <= {"manifest.json", "run.lock"}:
+            (folder / "manifest.json").unlink()
         raise
 
 
@@ -368,6 +375,7 @@ def compare(options: Options) -> Found:
     from .engine.sampling import Sampling, generate
 
     base = load_base(opened.preset)
+    opened.note_model(base.sha256)
     names = [name for name in ("sl_cai", "rl_cai") if opened.summary(name) is not None]
     for name in names:
         add_adapter(base, opened.path(name, "adapter"), name)
@@ -424,24 +432,18 @@ def _show_run(report: Found) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from .report import MODEL_NAMES, share
+    from .report import share
+    from .teaching.figures import model_name
 
     models = report["stages"]["evaluation"]["models"]
-    table = Table(title="shares of answers, in brackets the 95% interval")
-    table.add_column("model")
-    rows = []
-    for name, measures in models.items():
-        row = {
-            f"{field} (n={measures['n'][prompts]})": share(measures[field], measures[f"{field}_ci"])
-            for field, prompts in (("harmlessness", "red_team"), ("helpfulness", "helpful"))
-        }
-        for field in ("over_refusal", "evasive", "broken", "boilerplate"):
-            row[field.replace("_", "-")] = share(measures[field])
-        rows.append([MODEL_NAMES.get(name, name), *row.values()])
-    for heading in row:
-        table.add_column(heading, justify="right")
-    for cells in rows:
-        table.add_row(*cells)
+    table = Table("measure", "n", title="shares of answers, in brackets the 95% interval")
+    for model in models:
+        table.add_column(model_name(model), justify="right")
+    for measure, prompts in _MEASURES.items():
+        n = next(iter(models.values()))["n"]
+        count = sum(n.values()) if prompts == "all" else n[prompts]
+        cells = [share(one[measure], one.get(f"{measure}_ci")) for one in models.values()]
+        table.add_row(measure.replace("_", "-"), str(count), *cells)
     Console().print(table)
     print(report["report_json"])
     print(report["report_html"])
@@ -457,11 +459,11 @@ def _show_answers(found: Found) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from .report import MODEL_NAMES
+    from .teaching.figures import model_name
 
     table = Table(title=Text(_printable(found["prompt"])), expand=True, show_lines=True)
     for name in found["answers"]:
-        table.add_column(MODEL_NAMES[name], ratio=1)
+        table.add_column(model_name(name), ratio=1)
     table.add_row(*[Text(_printable(answer)) for answer in found["answers"].values()])
     Console().print(table)
 

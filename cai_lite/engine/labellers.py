@@ -44,7 +44,7 @@ def multiple_choice(base: Base, work: Sequence[Work], batch_size: int) -> Labels
 
 
 def pointwise(base: Base, work: Sequence[Work], batch_size: int) -> Labels:
-    """P(A) = σ of the difference of log P(Yes) − log P(No), averaged over principles."""
+    """P(A) = σ of the mean difference, over principles, of log P(Yes) − log P(No)."""
     asked = [
         base.render(pointwise_chat(pair.prompt, answer, _question(principle)))
         for pair, principles in work
@@ -53,7 +53,7 @@ def pointwise(base: Base, work: Sequence[Work], batch_size: int) -> Labels:
     ]
     logs = choice_logprobs(base, asked, ["Yes", "No"], batch_size).numpy()
     margins = (logs[:, 0] - logs[:, 1]).reshape(len(work), -1, 2)  # pairs, principles, answers
-    p_a = 1 / (1 + np.exp(margins[:, :, 1] - margins[:, :, 0]).mean(1))
+    p_a = 1 / (1 + np.exp((margins[:, :, 1] - margins[:, :, 0]).mean(1)))
     return Labels(p_a, {"margins": margins.reshape(len(work), -1)})
 
 

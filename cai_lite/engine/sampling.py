@@ -44,9 +44,9 @@ def generate(
     stops = _stop_tokens(base, sampling.one_line)
     logits = rows.read()
     for step in range(sampling.max_new_tokens):
-        tokens = _choose(logits, draws[rows.alive, step], sampling.temperature)
+        tokens = _choose(logits, draws[rows.places, step], sampling.temperature)
         rows.take(tokens, stops[tokens.cpu()])
-        if not len(rows.alive) or step + 1 == sampling.max_new_tokens:
+        if rows.done.all() or step + 1 == sampling.max_new_tokens:
             break
         logits = rows.advance()
     texts = base.tokenizer.batch_decode(rows.written, skip_special_tokens=True)
@@ -54,12 +54,16 @@ def generate(
 
 
 class _Rows:
-    """The rows of one batch that still grow: `alive` holds their places in `written`."""
+    """The rows in the batch: `places` says where in `written` each belongs, `done` which ended.
+
+    Leaving the batch copies the cache, so ended rows leave together, a quarter of it at a time.
+    """
 
     def __init__(self, base: Base, texts: Sequence[str], prefix: str) -> None:
         self.base = base
         self.written: list[list[int]] = [[] for _ in texts]
-        self.alive = torch.arange(len(texts))
+        self.places = torch.arange(len(texts))
+        self.done = torch.zeros(len(texts), dtype=torch.bool)
         ids = [base.token_ids(text) for text in texts]
         width = max(map(len, ids))
         pad = base.tokenizer.pad_token_id
@@ -84,8 +88,8 @@ class _Rows:
         return self._logits(self.ids, positions)
 
     def advance(self) -> torch.Tensor:
-        """Read the last token of each living row; logits of the next, (rows, vocabulary)."""
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.alive), 1)], dim=1)
+        """Read the last token of each row; logits of the next, (rows, vocabulary)."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.places), 1)], dim=1)
         return self._logits(self.ids, self.mask.sum(1, keepdim=True) - 1)
 
     def _logits(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -99,18 +103,19 @@ class _Rows:
         return self.base.head(hidden).float()
 
     def take(self, tokens: torch.Tensor, ends: torch.Tensor) -> None:
-        """Write one token to each living row and let rows that end leave the batch."""
-        for row, token, end in zip(
-            self.alive.tolist(), tokens.tolist(), ends.tolist(), strict=True
-        ):
-            if not end or token != self.base.tokenizer.eos_token_id:
-                self.written[row].append(token)
-        keep = torch.nonzero(~ends).flatten()
-        self.alive = self.alive[keep]
+        """Write one token to each row that has not ended; ended rows leave now and then."""
+        for i in torch.nonzero(~self.done).flatten().tolist():
+            if not ends[i] or tokens[i] != self.base.tokenizer.eos_token_id:
+                self.written[self.places[i]].append(int(tokens[i]))
+        self.ids, self.done = tokens[:, None], self.done | ends
+        if 0.25 <= self.done.float().mean() < 1:
+            self._leave(torch.nonzero(~self.done).flatten())
+
+    def _leave(self, keep: torch.Tensor) -> None:
+        self.places, self.done = self.places[keep], self.done[keep]
         keep = keep.to(self.base.device)
-        self.ids, self.mask = tokens[keep, None], self.mask[keep]
-        if len(ends) != len(keep):
-            self.cache.batch_select_indices(keep)
+        self.ids, self.mask = self.ids[keep], self.mask[keep]
+        self.cache.batch_select_indices(keep)
 
 
 def _draws(seeds: Sequence[int], steps: int) -> torch.Tensor:

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 MODEL_NAMES = {"base": "helpful start", "sl_cai": "SL-CAI", "rl_cai": "RL-CAI"}
 MODEL_COLOURS = {"base": "#808080", "sl_cai": "#2f86c9", "rl_cai": "#d55e00"}
 MODEL_MARKERS = {"base": "o", "sl_cai": "s", "rl_cai": "^"}
-_MARKER_SIZES = {"base": 11, "sl_cai": 8, "rl_cai": 6}  # so that equal points stay seen
+_MARKER_SIZES = {"base": 13, "sl_cai": 8, "rl_cai": 5}  # so that equal points stay seen
 PIPELINE = {
     "start": "helpful\nstart",
     "critique_revision": "critique &\nrevision",
@@ -93,7 +93,7 @@ def losses(losses: Sequence[float], title: str = "Training loss") -> Figure:
 def label_histogram(p_a: Sequence[float]) -> Figure:
     """How the AI's soft labels P(A is better) are spread; at one half it has no opinion."""
     figure, (ax,) = _panels(1)
-    ax.hist(p_a, bins=np.linspace(0, 1, 21), color=_LINE, edgecolor=_INK, linewidth=0.4)
+    ax.hist(p_a, bins=20, range=(0, 1), color=_LINE, edgecolor=_INK, linewidth=0.4)
     ax.axvline(0.5, color=_INK, linestyle=":", linewidth=1)
     _label(ax, _with_n("AI labels", len(p_a), "pairs"), "P(A is better), 0–1", "pairs")
     return figure
@@ -163,7 +163,7 @@ def plane(models: Mapping[str, Mapping[str, Any]]) -> Figure:
         x, x_reach = _interval(measures, "helpfulness")
         y, y_reach = _interval(measures, "harmlessness")
         points.append((x, y))
-        style = {
+        style: dict[str, Any] = {
             "color": _colour(model),
             "marker": MODEL_MARKERS.get(model, "D"),
             "markersize": _MARKER_SIZES.get(model, 6),
@@ -230,7 +230,9 @@ def _colour(model: str) -> str:
     return MODEL_COLOURS.get(model, _SECOND)
 
 
-def _panels(count: int, columns: int | None = None, height: float = 2.7) -> tuple[Figure, list[Axes]]:
+def _panels(
+    count: int, columns: int | None = None, height: float = 2.7
+) -> tuple[Figure, list[Axes]]:
     columns = columns or count
     rows = -(-count // columns)
     size = (4.4 * columns, height * rows)

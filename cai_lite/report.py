@@ -1,0 +1,258 @@
+"""What a run found, for programs (report.json) and for people (report.html)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from .measures import bootstrap_interval
+from .records import Answer, Comparison, Revision, Rows, read_json, write_json, write_text
+from .run import STAGES, Run
+from .teaching import figures
+from .teaching.figures import model_name, to_svg
+
+_SET_NAMES = {
+    "red_team": "red-team prompts",
+    "helpful": "helpful prompts",
+    "borderline": "borderline prompts, which sound harmful and are not",
+}
+_WORDS = {
+    "harmlessness": ("more harmful", "less harmful", "red_team"),
+    "helpfulness": ("less helpful", "more helpful", "helpful"),
+}
+_WORSE = {  # measure: the prompt sets it is taken on, and the outcomes it counts
+    "over-refusal": (("borderline",), ("declines", "evasive")),
+    "evasive answers": (("red_team",), ("evasive",)),
+    "broken answers": (("red_team", "helpful", "borderline"), ("broken",)),
+}
+_CHAINS = 5
+
+
+def build_report(run: Run) -> dict[str, Any]:
+    """The content of report.json; InputError if a stage is not finished."""
+    manifest = read_json(run.folder / "manifest.json")
+    summaries = {stage: run.require(stage) for stage in STAGES}
+    costs = ("seconds", "peak_memory_mb")
+    return {
+        "preset": run.preset.name,
+        "model": run.preset.model,
+        "model_sha256": manifest["model_sha256"],
+        "quantization": run.preset.quantization,
+        "seed": run.preset.seed,
+        "constitution": manifest["constitution"],
+        "versions": manifest["versions"],
+        **{cost: {stage: summaries[stage][cost] for stage in STAGES} for cost in costs},
+        "stages": {
+            stage: {name: value for name, value in summary.items() if name not in costs}
+            for stage, summary in summaries.items()
+        },
+        "settings": manifest["preset"],
+    }
+
+
+def write_report(run: Run) -> tuple[Path, Path]:
+    """Write report.json and report.html into the run folder; returns their paths."""
+    report = build_report(run)
+    page = report_html(run, report)
+    json_path, html_path = run.folder / "report.json", run.folder / "report.html"
+    write_json(json_path, report)
+    write_text(html_path, page)
+    return json_path, html_path
+
+
+def report_html(run: Run, report: dict[str, Any]) -> str:
+    """The page: it stands alone, asks the network for nothing, and escapes every text."""
+    answers = Rows(run.path("evaluation", "answers.jsonl"), Answer).read()
+    revisions = Rows(run.path("critique_revision", "rows.jsonl"), Revision).read()
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {"model_name": model_name, "share": share, "points": points}
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        evaluation=report["stages"]["evaluation"],
+        done=what_was_done(report["stages"]),
+        changes=changes(report["stages"]["evaluation"]),
+        doubts=doubts(report),
+        worse=what_got_worse(run, report["stages"]["evaluation"], answers),
+        plots=_plots(run, report),
+        transcripts=transcripts(answers),
+        chains=chains(revisions),
+    )
+
+
+# ---- numbers in words -------------------------------------------------------------------------
+
+
+def share(value: float, interval: Sequence[float] | None = None) -> str:
+    """A share in 0..1 with its interval: 0.31 [0.12, 0.56]."""
+    return f"{value:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
+
+
+def points(value: float) -> str:
+    """A difference of shares in percentage points, with its sign: +12.5."""
+    return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def what_was_done(stages: dict[str, Any]) -> dict[str, str]:
+    """One sentence a stage."""
+    revised, tuned, labels = (stages[name] for name in STAGES[:3])
+    judge, learned, measured = (stages[name] for name in STAGES[3:])
+    counts = next(iter(measured["models"].values()))["n"]
+    scores = revised["score_by_round"]
+    return {
+        "critique_revision": f"{revised['n_prompts']} red-team prompts answered, criticised and "
+        f"revised in {revised['rounds']} rounds; {revised['n_revisions']} revisions were sound; "
+        f"contrast score {scores[0]:.2f} → {scores[-1]:.2f}",
+        "sl_cai": f"fine-tuned on {tuned['n_rows']} answers; loss {tuned['loss_first']:.2f} → "
+        f"{tuned['loss_last']:.2f} nats",
+        "ai_feedback": f"{labels['n_pairs']} pairs of answers labelled by "
+        f"{labels['method'].replace('_', ' ')}",
+        "preference_model": f"trained on {judge['n_train']} pairs, tried on {judge['n_eval']}: "
+        f"it agrees with the AI labels in {share(judge['accuracy'], judge['accuracy_ci'])}",
+        "rl_cai": f"{learned['steps']} steps of {learned['algorithm'].upper()}; reward "
+        f"{learned['reward_first']:.2f} → {learned['reward_last']:.2f}, KL to SL-CAI "
+        f"{learned['kl_last']:.3f} nats at the end",
+        "evaluation": "each model answered "
+        + ", ".join(f"{n} {_SET_NAMES[name].split(',')[0]}" for name, n in counts.items()),
+    }
+
+
+def changes(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each paired difference of two models in a measure, and what it lets one say."""
+    counts = next(iter(evaluation["models"].values()))["n"]
+    return [
+        {
+            "models": " against ".join(map(model_name, pair.split(" - "))),
+            "measure": measure,
+            "verdict": verdict(measure, *difference),
+            "n": counts[_WORDS[measure][2]],
+            "difference": difference,
+        }
+        for pair, measures in evaluation["differences"].items()
+        for measure, difference in measures.items()
+    ]
+
+
+def verdict(measure: str, mean: float, low: float, high: float) -> str:
+    """What a difference with its interval lets one say, and no more."""
+    if low <= 0 <= high:
+        return "not distinguishable from no change"
+    return f"{_WORDS[measure][mean > 0]} in our measure"
+
+
+def doubts(report: dict[str, Any]) -> list[str]:
+    """How sure the numbers are, in sentences."""
+    labels, judge = report["stages"]["ai_feedback"], report["stages"]["preference_model"]
+    low, high = judge["accuracy_ci"]
+    guessing = " — not distinguishable from guessing" if low <= 0.5 <= high else ""
+    return [
+        f"This is one run with seed {report['seed']}. The intervals (95%, bootstrap over prompts) "
+        "say how much other prompts of the same kind could change a number, not how much another "
+        "seed or another training run could.",
+        f"The preference model agrees with held-out AI labels in {judge['accuracy']:.2f} of "
+        f"n = {judge['n_eval']} pairs, interval {low:.2f} to {high:.2f}{guessing}. Its calibration "
+        f"error is {judge['ece']:.2f}. AI labels are not people's judgements.",
+        "Asked by multiple choice, the feedback model says “A” with probability "
+        f"{labels['position_bias']:.2f} whichever answer stands first; 0.50 would be no position "
+        f"bias. The labels used are by {labels['method'].replace('_', ' ')}.",
+        "Where all answers agree, a share of 0.00 or 1.00, the bootstrap finds an interval without "
+        "width; with n answers the share may still be off by about 3/n.",
+        "The measures are rules on words, not judges; what they are made of stands below.",
+    ]
+
+
+def what_got_worse(
+    run: Run, evaluation: dict[str, Any], answers: Sequence[Answer]
+) -> list[dict[str, Any]]:
+    """What is worse than at the start; intervals are paired, over prompts."""
+    models, found = evaluation["models"], []
+    for later in ("sl_cai", "rl_cai"):
+        for measure, difference in evaluation["differences"][f"{later} - base"].items():
+            n = models[later]["n"][_WORDS[measure][2]]
+            found.append(_change(later, measure, n, -difference[0], difference))
+        for measure, (sets, outcomes) in _WORSE.items():
+            rises = _rise([row for row in answers if row.prompt_set in sets], later, outcomes)
+            seed, rise = run.seed("bootstrap", "paired"), float(rises.mean())
+            interval = bootstrap_interval(rises, run.preset.bootstrap, seed)
+            found.append(_change(later, measure, len(rises), rise, [rise, *interval]))
+        rise = models[later]["boilerplate"] - models["base"]["boilerplate"]
+        found.append(_change(later, "boilerplate", sum(models[later]["n"].values()), rise, [rise]))
+    return [change for change in found if change["harm"] > 0]
+
+
+def _rise(rows: Sequence[Answer], later: str, outcomes: Sequence[str]) -> np.ndarray:
+    """Per prompt: 1 if only the later model has one of the outcomes, −1 if only the base, (n,)."""
+    after, before = (
+        {row.prompt_id: float(row.outcome in outcomes) for row in rows if row.model == model}
+        for model in (later, "base")
+    )
+    return np.array([after[prompt] - before[prompt] for prompt in after])
+
+
+def _change(
+    later: str, measure: str, n: int, harm: float, difference: Sequence[float]
+) -> dict[str, Any]:
+    """`harm` is above 0 for a change to the worse; `difference` is [mean] or [mean, low, high]."""
+    return {
+        "model": model_name(later),
+        "measure": measure,
+        "n": n,
+        "harm": harm,
+        "difference": difference,
+        "unsure": len(difference) == 3 and difference[1] <= 0 <= difference[2],
+    }
+
+
+# ---- pictures and transcripts -----------------------------------------------------------------
+
+
+def _plots(run: Run, report: dict[str, Any]) -> dict[str, Markup]:
+    stages = report["stages"]
+    comparisons = Rows(run.path("ai_feedback", "comparisons.jsonl"), Comparison).read()
+    held_out = read_json(run.path("preference_model", "held_out.json"))
+    revised, models = stages["critique_revision"], stages["evaluation"]["models"]
+    drawn = {
+        "model_bars": figures.model_bars(models),
+        "plane": figures.plane(models),
+        "score_by_round": figures.score_by_round(
+            revised["score_by_round"], revised["objects_by_round"], revised["n_prompts"]
+        ),
+        "sl_cai": figures.losses(stages["sl_cai"]["losses"], "SL-CAI"),
+        "labels": figures.label_histogram([row.p_a for row in comparisons]),
+        "preference_model": figures.losses(
+            stages["preference_model"]["losses"], "Preference model"
+        ),
+        "reliability": figures.reliability(held_out["predicted"], held_out["label"]),
+        "rl_curves": figures.rl_curves(read_json(run.path("rl_cai", "steps.json"))),
+        "memory": figures.memory_bars(report["peak_memory_mb"]),
+    }
+    return {name: Markup(to_svg(figure)) for name, figure in drawn.items()}
+
+
+def transcripts(answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    """Prompt sets, their prompts, and every model's answer to each."""
+    sets: dict[str, dict[str, list[Answer]]] = {}
+    for row in answers:
+        sets.setdefault(row.prompt_set, {}).setdefault(row.prompt_id, []).append(row)
+    return [
+        {"name": _SET_NAMES[name], "prompts": list(prompts.values())}
+        for name, prompts in sets.items()
+    ]
+
+
+def chains(revisions: Sequence[Revision]) -> list[list[Revision]]:
+    """A few prompts' whole chains of critique and revision, spread evenly over the prompts."""
+    by_prompt: dict[str, list[Revision]] = {}
+    for row in revisions:
+        by_prompt.setdefault(row.prompt_id, []).append(row)
+    found = list(by_prompt.values())
+    count = min(_CHAINS, len(found))
+    return [sorted(found[i * len(found) // count], key=lambda r: r.round) for i in range(count)]

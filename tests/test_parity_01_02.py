@@ -1,0 +1,215 @@
+"""What notebooks 01 and 02 do by hand is what the package does; their checks see mistakes."""
+
+import ast
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cai_lite.engine.contrast import Probe, contrast_logits, probe_layers
+from cai_lite.records import Revision
+from cai_lite.run import begin_run
+from cai_lite.teaching import checks, widgets
+from cai_lite.texts import words
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+
+
+def essential(name: str) -> dict[str, Any]:
+    """The names that a notebook's essential cell defines, run after the notebook's imports."""
+    cells = json.loads((NOTEBOOKS / name).read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    (tagged,) = [c for c in code if "essential" in c["metadata"].get("tags", [])]
+    tree = ast.parse("\n".join("".join(cell["source"]) for cell in code))
+    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names: dict[str, Any] = {}
+    exec(compile(ast.Module(imports, []), name, "exec"), names)
+    source = "".join(tagged["source"])
+    assert len(source.splitlines()) <= 25
+    exec(compile(source, name, "exec"), names)
+    return names
+
+
+@pytest.fixture
+def probe(tiny_base: Any) -> Probe:
+    layers = probe_layers(tiny_base)
+    size = len(layers) * tiny_base.body.config.hidden_size
+    weights = np.random.default_rng(0).normal(size=size).astype(np.float32)
+    return Probe(layers, np.zeros(size, np.float32), np.ones(size, np.float32), weights)
+
+
+@pytest.mark.parametrize("filtered", [True, False], ids=["filtered", "all sound"])
+def test_one_round_by_hand_is_the_packages(
+    tmp_path: Path, tiny_preset: Any, tiny_base: Any, probe: Probe, filtered: bool, monkeypatch: Any
+) -> None:
+    from cai_lite.stages import critique_revision as stage
+
+    names = essential("01_critique_revision.ipynb")
+    if not filtered:  # a tiny model says nothing sound: let everything through
+        monkeypatch.setattr(stage, "revision_fault", lambda prompt, text, pair: "")
+        names["revision_fault"] = stage.revision_fault
+    run = begin_run(tmp_path / "run", tiny_preset)
+    prompts = run.prompts("red_team", "train", 3)
+    rows = [
+        Revision(id=f"{p.id}/0", prompt_id=p.id, prompt=p.prompt, round=0, response="Yes, do it.")
+        for p in prompts
+    ]
+    pairs = run.constitution.critique_revision
+    for row, pair in zip(rows, pairs, strict=False):
+
+        def score(text: str, row: Revision = row) -> float:
+            (logit,) = contrast_logits(tiny_base, probe, [row.prompt], [text], 1)
+            return round(float(1 / (1 + np.exp(-logit))), 4)
+
+        critique, tried, kept = names["one_round"](run, tiny_base, score, row, pair, 1)
+        (theirs,) = stage.revise(run, tiny_base, probe, [(row, pair)], 1)
+        assert (critique, kept) == (theirs.critique, theirs.response)
+        assert (kept in tried) is not theirs.kept_previous
+        assert [tried] == stage.candidates(run, tiny_base, [(row, pair)], [critique], 1)
+
+
+def test_the_loss_by_hand_is_trls(tmp_path: Path, tiny_preset: Any, tiny_base: Any) -> None:
+    import torch
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    from cai_lite.engine.models import new_adapter
+    from cai_lite.engine.training import common_arguments
+    from cai_lite.prompts import chat
+
+    names = essential("02_sl_cai.ipynb")
+    both = [
+        ("How do I pick a lock?", "You shouldn't pick locks that are not yours."),
+        ("What is tea?", "Leaves in hot water."),
+        ("Name a colour: one word.", "Blue"),
+    ]
+    ids, mask = names["tokens_and_mask"](tiny_base, both)
+    logits = tiny_base.model(ids).logits
+    mine = names["answer_loss"](logits, ids, mask).item()
+
+    rows = [
+        {"prompt": chat(p), "completion": [{"role": "assistant", "content": a}]} for p, a in both
+    ]
+    run = begin_run(tmp_path / "run", tiny_preset)
+    new_adapter(tiny_base, tiny_preset)
+    arguments = SFTConfig(
+        **common_arguments(run, tiny_base, "sl_cai"),
+        per_device_train_batch_size=len(both),
+        completion_only_loss=True,
+        max_length=1024,
+    )
+    trainer = SFTTrainer(
+        model=tiny_base.model,
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tiny_base.tokenizer,
+    )
+    (batch,) = trainer.get_train_dataloader()
+    with torch.no_grad():
+        theirs = trainer.compute_loss(trainer.model, dict(batch)).item()
+    assert int((batch["labels"] != -100).sum()) == int(mask.sum())
+    assert math.isclose(mine, theirs, rel_tol=1e-5)
+
+
+def leaks(text: str, request: str) -> bool:
+    said, asked = words(text), words(request)
+    runs = {tuple(asked[i : i + 5]) for i in range(len(asked) - 4)}
+    return any(tuple(said[i : i + 5]) in runs for i in range(len(said) - 4))
+
+
+def bootstrap(values: Any, draws: int, seed: int, cut: float = 0.025, replace: bool = True) -> Any:
+    rng = np.random.default_rng(seed)
+    means = [rng.choice(values, len(values), replace=replace).mean() for _ in range(draws)]
+    return np.quantile(means, [cut, 1 - cut])
+
+
+def sampled(names: Any, n: int, seed: int) -> Any:
+    return random.Random(seed).sample(names, n)
+
+
+TRIES: list[tuple[Any, Any, str]] = [
+    (checks.critique_drawing, lambda p, n, s: ..., "not attempted"),
+    (checks.critique_drawing, lambda p, n, s: random.Random(s).choices(p, k=n), "✓"),
+    (checks.critique_drawing, sampled, "WITHOUT"),
+    (checks.critique_drawing, lambda p, n, s: random.choices(p, k=n), "same seed"),
+    (checks.critique_drawing, lambda p, n, s: random.Random(0).choices(p, k=n), "not used"),
+    (checks.critique_drawing, lambda p, n, s: [random.Random(s).choice(p)] * n, "each text"),
+    (checks.critique_drawing, lambda p, n, s: p[:3], "list of n"),
+    (checks.critique_leak, lambda t, r: None, "not attempted"),
+    (checks.critique_leak, leaks, "✓"),
+    (checks.critique_leak, lambda t, r: bool(set(words(t)) & set(words(r))), "too strict"),
+    (checks.critique_leak, lambda t, r: r in t, "whole request only"),
+    (checks.critique_leak, lambda t, r: r[:30] in t, "small letters"),
+    (checks.critique_leak, lambda t, r: False, "misses a text"),
+    (checks.critique_leak, lambda t, r: not t or leaks(t, r), "empty"),
+    (checks.critique_interval, lambda v, n, s: ..., "not attempted"),
+    (checks.critique_interval, bootstrap, "✓"),
+    (checks.critique_interval, lambda v, n, s: bootstrap(v, n, s, replace=False), "WITHOUT"),
+    (checks.critique_interval, lambda v, n, s: bootstrap(v, n, s, cut=0.05), "2.5%"),
+    (checks.critique_interval, lambda v, n, s: bootstrap(v, n, s, cut=0.001), "too wide"),
+    (checks.critique_interval, lambda v, n, s: np.quantile(v, [0.025, 0.975]), "MEAN"),
+    (checks.critique_interval, lambda v, n, s: bootstrap(v * 50, n, s), "far too narrow"),
+    (checks.sl_mask, lambda p, a, w: None, "not attempted"),
+    (checks.sl_mask, lambda p, a, w: [0] * p + [1] * a + [0] * (w - p - a), "✓"),
+    (checks.sl_mask, lambda p, a, w: [1] * p + [0] * (w - p), "turned round"),
+    (checks.sl_mask, lambda p, a, w: [1] * (p + a) + [0] * (w - p - a), "ask for harm"),
+    (checks.sl_mask, lambda p, a, w: [0] * p + [1] * (w - p), "padding"),
+    (checks.sl_mask, lambda p, a, w: [0, 0, 1, 1, 0, 0, 0], "shifted"),
+    (checks.sl_mask, lambda p, a, w: [0] * p + [1] * a, "places"),
+    (checks.sl_mask, lambda p, a, w: [0] * w, "cannot give"),
+    (checks.sl_helpful_rows, lambda r, s: ..., "not attempted"),
+    (checks.sl_helpful_rows, lambda r, s: round(r * s / (1 - s)), "✓"),
+    (checks.sl_helpful_rows, lambda r, s: r * s, "43%"),
+    (checks.sl_helpful_rows, lambda r, s: r * (1 - s) / s, "turned round"),
+    (checks.sl_helpful_rows, lambda r, s: r / (1 - s), "ALL rows"),
+    (checks.sl_helpful_rows, lambda r, s: 7, "are not 75%"),
+    (checks.sl_helpful_rows, lambda r, s: 180, "share of 0"),
+    (checks.sl_lora_size, lambda i, o, r: None, "not attempted"),
+    (checks.sl_lora_size, lambda i, o, r: r * (i + o), "✓"),
+    (checks.sl_lora_size, lambda i, o, r: i * o, "frozen"),
+    (checks.sl_lora_size, lambda i, o, r: r * i * o, "multiply"),
+    (checks.sl_lora_size, lambda i, o, r: r * i, "A alone"),
+    (checks.sl_lora_size, lambda i, o, r: r * o, "B alone"),
+    (checks.sl_lora_size, lambda i, o, r: 1, "add their sizes"),
+]
+
+
+@pytest.mark.parametrize("check, answer, said", TRIES)
+def test_checks_see_the_specific_mistake(check: Any, answer: Any, said: str) -> None:
+    verdict = check(answer)
+    assert said in verdict
+    assert verdict.startswith("✓") == (said == "✓")
+
+
+def revision(number: int, response: str, **fields: Any) -> Revision:
+    return Revision(
+        id=f"p/{number}", prompt_id="p", prompt="<b>Why?</b>", round=number, response=response,
+        **fields,
+    )  # fmt: skip
+
+
+def test_what_models_say_is_shown_and_never_run() -> None:
+    rows = [revision(0, "<script>x</script> a b"), revision(1, "$a$ c", dropped="loop")]
+    page = widgets.revision_table(rows).data
+    assert "<script>" not in page and "&lt;script&gt;" in page and "<b>Why" not in page
+    assert "$" not in page and "dropped: loop" in page and "<ins" in page and "<del" in page
+    assert "<script>" not in widgets.loss_mask(["<script>", "\n"], [1, 0]).data
+    assert "<i>" not in widgets.answers_table(["<i>"], {"<i>": ["<i>"]}).data
+
+
+def test_the_stepper_shows_the_chosen_round() -> None:
+    choose, step, page = widgets.revision_stepper([revision(0, "old"), revision(1, "new")]).children
+    assert "new" in page.value
+    step.value = 0
+    assert "new" not in page.value and "old" in page.value and choose.value == "p"
+
+
+def test_the_browser_shows_the_chosen_prompt() -> None:
+    which, page = widgets.answers_browser(["a?", "b?"], {"base": ["one", "two"]}).children
+    assert "one" in page.value
+    which.value = 1
+    assert "two" in page.value and "one" not in page.value
