@@ -91,7 +91,6 @@ def test_a_planted_feature_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = contrast_logits(base, probe, unseen, unseen, 8)  # type: ignore[arg-type]
     right = logits[::2] > logits[1::2]
     assert right.mean() > 0.9
-    assert abs(float(np.median(logits))) < abs(float(logits[::2].mean()))
 
 
 def test_the_probe_is_the_mirror_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from cai_lite.stages.hhh import METHODS, baselines, hhh, hhh_rows
 
 CHAIN = (
     "Human: Consider the following conversation between a human and an assistant:\n\n"
-    "H: Question 2, how?\n\n{}\n (A) Like this.\n (B) Not at all.\n\n"
+    "H: Question 2, how?\n\n{}\n (A) [[[Like this.]]]\n (B) [[[Not at all.]]]\n\n"
     "Assistant: Let's think step by step: B is kind.\n\nHuman:\nSo the answer is: (B)"
 )
 
