@@ -119,4 +119,4 @@ def load_preference_model(base: Base, folder: Path, adapter: str = "pm") -> Pref
     if not head.is_file():
         raise InputError(f"{folder} has no head.safetensors; run the stage preference_model first")
     add_adapter(base, folder, adapter)
-    return PreferenceModel(base, adapter, load_file(head)["score"])
+    return PreferenceModel(base, adapter, load_file(head)["score"].float())
