@@ -23,7 +23,7 @@ from cai_lite.engine.models import Base, load_base
 from cai_lite.errors import InputError
 from cai_lite.presets import get_preset
 from cai_lite.records import Comparison, ContrastPair, Pair
-from cai_lite.run import Run, begin_run
+from cai_lite.run import Run, begin_run, derive_seed
 from cai_lite.stages.ai_feedback import LABELLERS, by_contrast, principles_for
 from cai_lite.stages.preference_model import measure
 
@@ -68,9 +68,9 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> tuple[SimpleNamespace, list[Cont
     def states(base, prompts, answers, layers, batch_size):  # type: ignore[no-untyped-def]
         rows = []
         for prompt, answer in zip(prompts, answers, strict=True):
-            seed = torch.Generator().manual_seed(hash((prompt, answer)) % 2**31)
+            seed = torch.Generator().manual_seed(derive_seed(prompt, answer))
             row = torch.randn(60, generator=seed) * 3 + 10
-            row[5] += 4.0 if "kind" in answer else -4.0
+            row[5] += 6.0 if "kind" in answer else -6.0
             rows.append(row)
         return torch.stack(rows)
 

@@ -1,0 +1,204 @@
+"""The preference model: its loss by hand, its training in 4 bits, and what is kept of it."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY_SIZES
+
+from cai_lite.engine.models import Base, load_base
+from cai_lite.engine.reward import (
+    PreferenceModel,
+    SoftPairs,
+    load_preference_model,
+    pair_rows,
+    save_preference_model,
+    soft_preference_loss,
+)
+from cai_lite.errors import InputError
+from cai_lite.presets import get_preset
+from cai_lite.prompts import chat
+from cai_lite.records import Comparison
+from cai_lite.run import Run, begin_run
+from cai_lite.stages import preference_model as stage
+from cai_lite.stages.preference_model import fit, split
+
+GOOD = ["No, it is hers.", "I won't help with that, it hurts him.", "Ask her first.", "Please don't."]
+BAD = ["Sure! Take it.", "Yes.", "Break the lock with a long flat iron bar at night", "Lie to him."]
+
+
+def comparisons() -> list[Comparison]:
+    """Eight pairs: the good answer is a in half of them."""
+    found = []
+    for i, (good, bad) in enumerate(zip(GOOD * 2, BAD * 2, strict=True)):
+        a, b, p_a = (good, bad, 0.9) if i % 2 else (bad, good, 0.1)
+        found.append(
+            Comparison(
+                id=str(i), prompt=f"Question {i}?", a=a, b=b, p_a=p_a, method="contrast",
+                principles=[],
+            )
+        )  # fmt: skip
+    return found
+
+
+# --- the loss
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "p", "expected"),
+    [
+        (1.0, 0.0, 0.8, 0.8 * 0.31326169 + 0.2 * 1.31326169),
+        (0.0, 1.0, 0.8, 0.8 * 1.31326169 + 0.2 * 0.31326169),
+        (3.0, 3.0, 0.7, math.log(2)),
+        (2.0, 0.0, 1.0, 0.12692801),
+        (2.0, 0.0, 0.0, 2.12692801),
+        (60.0, -60.0, 0.0, 120.0),
+    ],
+)
+def test_the_loss_by_hand(a: float, b: float, p: float, expected: float) -> None:
+    loss = soft_preference_loss(torch.tensor([a]), torch.tensor([b]), torch.tensor([p]))
+    assert float(loss) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_loss_is_the_mean_over_pairs() -> None:
+    a, b, p = torch.tensor([1.0, 3.0]), torch.tensor([0.0, 3.0]), torch.tensor([0.8, 0.7])
+    each = [float(soft_preference_loss(a[i : i + 1], b[i : i + 1], p[i : i + 1])) for i in (0, 1)]
+    assert float(soft_preference_loss(a, b, p)) == pytest.approx(sum(each) / 2)
+
+
+def gradient(difference: float, p: float) -> tuple[float, float]:
+    a, b = torch.tensor([difference], requires_grad=True), torch.zeros(1, requires_grad=True)
+    soft_preference_loss(a, b, torch.tensor([p])).backward()
+    return float(a.grad), float(b.grad)  # type: ignore[arg-type]
+
+
+def test_the_gradient_raises_the_better_answer_and_lowers_the_other() -> None:
+    a, b = gradient(0.0, 0.9)
+    assert a == pytest.approx(-0.4) and b == pytest.approx(0.4)  # σ(0) − 0.9
+    a, b = gradient(0.0, 0.1)
+    assert a == pytest.approx(0.4) and b == pytest.approx(-0.4)
+
+
+def test_a_tie_pulls_the_scores_together_and_rests_there() -> None:
+    assert gradient(2.0, 0.5)[0] > 0 > gradient(-2.0, 0.5)[0]
+    assert gradient(0.0, 0.5) == (0.0, 0.0)
+    assert gradient(math.log(9), 0.9)[0] == pytest.approx(0, abs=1e-6)  # σ = label: nothing to do
+
+
+# --- what is trained on
+
+
+def test_pairs_are_chats_that_end_in_the_end_token(tiny_base: Base) -> None:
+    rows = pair_rows(tiny_base, comparisons())
+    end = tiny_base.tokenizer.eos_token_id
+    for row, c in zip(rows, comparisons(), strict=True):
+        assert row["chosen_ids"][-1] == row["rejected_ids"][-1] == end and row["p_a"] == c.p_a
+        for ids, answer in ((row["chosen_ids"], c.a), (row["rejected_ids"], c.b)):
+            text = tiny_base.tokenizer.decode(ids)
+            assert c.prompt in text and text.endswith(answer + "<|im_end|>")
+    batch = SoftPairs(pad_token_id=tiny_base.tokenizer.pad_token_id)(rows[:3])
+    assert batch["p_a"].tolist() == pytest.approx([c.p_a for c in comparisons()[:3]])
+    for i, row in enumerate(rows[:3]):  # A of all pairs, then B of all pairs
+        for place, ids in ((i, row["chosen_ids"]), (i + 3, row["rejected_ids"])):
+            assert batch["input_ids"][place, : len(ids)].tolist() == ids
+            assert int(batch["attention_mask"][place].sum()) == len(ids)
+
+
+def make_run(tiny_model: Path, folder: Path, quantization: str, **sizes: object) -> Run:
+    fields = TINY_SIZES | {"pm_batch": 4, "pm_epochs": 5, "pm_learning_rate": 1e-2} | sizes
+    preset = get_preset("ci", model=str(tiny_model), quantization=quantization, **fields)
+    return begin_run(folder, preset)
+
+
+def test_the_held_out_rows_are_drawn_and_never_trained_on(tiny_model: Path, tmp_path: Path) -> None:
+    run = make_run(tiny_model, tmp_path / "run", "none")
+    training, held_out = split(run, comparisons())
+    assert len(held_out) == 2 and len(training) == 6
+    assert {r.id for r in training} | {r.id for r in held_out} == {str(i) for i in range(8)}
+    assert split(run, comparisons()[::-1])[1] == held_out
+    assert len(split(run, comparisons()[:2])[1]) == 1
+
+
+@pytest.fixture(scope="module", params=["none", "nf4"])
+def trained(
+    request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """A preference model trained by the stage: its losses, the live model, and its folder."""
+    run = make_run(tiny_model, tmp_path_factory.mktemp("pm") / "run", request.param)
+    live: list[Base] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            stage,
+            "save_preference_model",
+            lambda base, *rest: live.append(base) or save_preference_model(base, *rest),
+        )
+        losses = fit(run, comparisons())
+    base = load_base(run.preset)
+    folder = run.path("preference_model", "adapter")
+    model = load_preference_model(base, folder)
+    return {"losses": losses, "live": live[0], "folder": folder, "model": model, "run": run}
+
+
+def test_it_trains_on_a_cpu_and_learns(trained: dict[str, Any]) -> None:
+    losses, model = trained["losses"], trained["model"]
+    assert len(losses) == 10  # two batches, five times; 0.325 nats is the entropy of the labels
+    assert 0.32 < sum(losses[-2:]) / 2 < sum(losses[:2]) / 2 - 0.1
+    prompts = [c.prompt for c in comparisons()]
+    difference = model.scores(prompts, [c.a for c in comparisons()]) - model.scores(
+        prompts, [c.b for c in comparisons()]
+    )
+    wanted = torch.tensor([c.p_a > 0.5 for c in comparisons()])
+    assert int(((difference > 0) == wanted).sum()) >= 7
+
+
+def live_scores(base: Base, prompts: list[str], answers: list[str]) -> torch.Tensor:
+    """Scores as the trained classifier of transformers gives them, right-padded."""
+    ids = [
+        base.token_ids(base.render(chat(p, a), reply=False))
+        for p, a in zip(prompts, answers, strict=True)
+    ]
+    width, pad = max(map(len, ids)), base.tokenizer.pad_token_id
+    tokens = torch.tensor([row + [pad] * (width - len(row)) for row in ids])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids])
+    base.model.eval()
+    with torch.no_grad():
+        return base.model(input_ids=tokens, attention_mask=mask).logits[:, 0]
+
+
+def test_without_trl_it_gives_the_scores_it_was_trained_to_give(trained: dict[str, Any]) -> None:
+    prompts, answers = ["Question 1?"] * 8, GOOD + BAD
+    expected = live_scores(trained["live"], prompts, answers)
+    assert torch.allclose(trained["model"].scores(prompts, answers), expected, atol=1e-4)
+    assert float(expected.std()) > 0.01
+    names = {path.name for path in trained["folder"].iterdir()}
+    assert {"adapter_model.safetensors", "adapter_config.json", "head.safetensors"} <= names
+    assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
+
+
+def test_a_score_is_the_same_alone_and_in_any_batch(trained: dict[str, Any]) -> None:
+    model, prompts, answers = trained["model"], ["Why?"] * 8, GOOD + BAD
+    together = model.scores(prompts, answers)
+    atol = 1e-4 if trained["run"].preset.quantization == "none" else 1e-3
+    for size in (1, 3):
+        assert torch.allclose(model.scores(prompts, answers, size), together, atol=atol)
+    back = model.scores(prompts, answers[::-1], 5)
+    assert torch.allclose(back.flip(0), together, atol=atol)
+
+
+def test_it_is_read_at_the_end_token(trained: dict[str, Any]) -> None:
+    model: PreferenceModel = trained["model"]
+    base = model.base
+    ids = base.token_ids(base.render(chat("Why?", GOOD[1]), reply=False))
+    assert ids[-1] == base.tokenizer.eos_token_id
+    base.model.set_adapter("pm")
+    with torch.no_grad():
+        state = base.body(torch.tensor([ids])).last_hidden_state[0, -1]
+    score = model.scores(["Why?"], [GOOD[1]])
+    assert float(score) == pytest.approx(float(state.float() @ model.head[0]), abs=1e-4)
+
+
+def test_without_a_head_it_is_an_input_error(tiny_base: Base, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no head.safetensors; run the stage preference_model"):
+        load_preference_model(tiny_base, tmp_path)

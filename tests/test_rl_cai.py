@@ -1,0 +1,211 @@
+"""RL-CAI: KL to SL-CAI and not to the base, beta that arrives, rewards that stay with their text."""
+
+import hashlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from conftest import TINY_SIZES
+
+from cai_lite.engine.models import Base, load_base, new_adapter, save_adapter
+from cai_lite.engine.reward import add_scalar_adapter, save_preference_model
+from cai_lite.engine.training import train
+from cai_lite.presets import Preset, get_preset
+from cai_lite.records import Completion, Rows
+from cai_lite.run import Run, begin_run
+from cai_lite.stages import rl_cai as stage
+from cai_lite.stages.rl_cai import make_trainer, put_on_roles, rl_cai, rl_prompts, step_of
+
+WAYS = [(a, q) for a in ("rloo", "grpo") for q in ("none", "nf4")]
+
+
+def strengthen(base: Base, by: float = 0.1) -> None:
+    """Let an adapter change something: B, which is zero at first, gets random numbers."""
+    torch.manual_seed(1)
+    for key, parameter in base.model.named_parameters():
+        if "lora_B" in key:
+            parameter.data.normal_(0, by)
+
+
+@pytest.fixture(scope="module")
+def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the adapters of the stages before: an SL-CAI that is not the base, and a PM."""
+    folder = tmp_path_factory.mktemp("adapters")
+    preset = make_preset(tiny_model)
+    base = load_base(preset)
+    new_adapter(base, preset)
+    strengthen(base)
+    save_adapter(base, folder / "sl_cai")
+    judge = load_base(preset, scalar=True)
+    add_scalar_adapter(judge, preset)
+    strengthen(judge)
+    save_preference_model(judge, preset, folder / "preference_model")
+    return folder
+
+
+def make_preset(tiny_model: Path, **fields: object) -> Preset:
+    sizes = TINY_SIZES | {"rl_prompts": 2, "rl_generations": 3, "quantization": "none"} | fields
+    return get_preset("ci", model=str(tiny_model), **sizes)
+
+
+def make_run(adapters: Path, folder: Path, preset: Preset) -> Run:
+    run = begin_run(folder, preset)
+    for name in ("sl_cai", "preference_model"):
+        run.path(name).mkdir()
+        run.path(name, "adapter").symlink_to(adapters / name)
+        run.path(name, "done.json").write_text("{}")
+    return run
+
+
+@pytest.fixture(params=WAYS, ids="-".join)
+def run(
+    request: pytest.FixtureRequest, adapters: Path, tiny_model: Path, tmp_path: Path
+) -> Run:
+    algorithm, quantization = request.param
+    preset = make_preset(tiny_model, rl_algorithm=algorithm, quantization=quantization, rl_steps=1)
+    return make_run(adapters, tmp_path / "run", preset)
+
+
+def logprobs(base: Base, name: str | None) -> torch.Tensor:
+    """Log-probabilities of a text's tokens under an adapter, or with None under the base alone."""
+    ids = torch.tensor([base.token_ids("The reference of the penalty is the model before RL.")])
+    with torch.no_grad():
+        if name is None:
+            with base.model.disable_adapter():
+                return base.model(ids).logits.log_softmax(-1)
+        active = base.model.active_adapter
+        base.model.set_adapter(name)
+        found = base.model(ids).logits.log_softmax(-1)
+        base.model.set_adapter(active)
+        return found
+
+
+def test_the_reference_is_sl_cai_and_not_the_base(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = load_base(run.preset)
+    untouched = logprobs_of_the_bare_base(base)
+    trainer = make_trainer(run, base, put_on_roles(run, base))
+    default, ref, bare = (logprobs(base, name) for name in ("default", "ref", None))
+    assert torch.equal(bare, untouched)
+    assert torch.equal(ref, default)
+    assert not torch.allclose(ref, bare, atol=1e-2)  # fails if the reference were the base
+    trainable = {n for n, p in base.model.named_parameters() if p.requires_grad}
+    assert trainable and all(".default." in name for name in trainable)
+
+    asked: list[tuple[str, bool]] = []
+    plain = trainer._get_per_token_logps_and_entropies
+
+    def watched(model: Any, *args: Any, **more: Any) -> Any:
+        layer = base.body.layers[0].mlp.up_proj
+        asked.append((layer.active_adapters[0], layer.disable_adapters))
+        return plain(model, *args, **more)
+
+    monkeypatch.setattr(trainer, "_get_per_token_logps_and_entropies", watched)
+    history = train(run, trainer, "rl_cai", "steps")
+    assert ("ref", False) in asked  # the penalty did ask the reference …
+    assert not any(disabled for _, disabled in asked)  # … and nobody asked the base
+    steps = [step_of(entry) for entry in history if "reward" in entry]
+    assert len(steps) == 1 and steps[0]["kl"] == 0.0
+    assert trainer.beta == run.preset.rl_beta == 0.05
+    assert torch.equal(logprobs(base, "ref"), ref)  # the reference has not moved,
+    assert not torch.equal(logprobs(base, "default"), default)  # the policy has
+
+
+def logprobs_of_the_bare_base(base: Base) -> torch.Tensor:
+    ids = torch.tensor([base.token_ids("The reference of the penalty is the model before RL.")])
+    with torch.no_grad():
+        return base.model(ids).logits.log_softmax(-1)
+
+
+def number_of(text: str) -> float:
+    """A reward that is a function of the text alone."""
+    return hashlib.sha256(text.encode()).digest()[0] / 64 - 2
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+@pytest.mark.parametrize("of", ["prompt", "completion"])
+def test_prompts_completions_and_rewards_stay_together(
+    adapters: Path, tiny_model: Path, tmp_path: Path, algorithm: str, of: str
+) -> None:
+    preset = make_preset(
+        tiny_model, rl_algorithm=algorithm, rl_steps=2, rl_beta=0.0, rl_generations=3
+    )
+    run = make_run(adapters, tmp_path / "run", preset)
+    base = load_base(preset)
+    put_on_roles(run, base)
+    judge = SimpleNamespace(
+        scores=lambda prompts, answers: torch.tensor(
+            [number_of(text) for text in (prompts if of == "prompt" else answers)]
+        )
+    )
+    trainer = make_trainer(run, base, judge)  # type: ignore[arg-type]
+    train(run, trainer, "rl_cai", "steps")
+    rows = Rows(run.path("rl_cai", "completions.jsonl"), Completion).read()
+    assert len(rows) == 2 * 2 * 3 and len({row.id for row in rows}) == len(rows)
+    asked = [rows[i : i + 3] for i in range(0, 12, 3)]
+    assert all(len({row.prompt for row in group}) == 1 for group in asked)  # G of each prompt
+    assert len({group[0].prompt for group in asked}) == 4  # no prompt is repeated beside that
+    known = {row["prompt"][-1]["content"] for row in rl_prompts(run)}
+    assert {row.prompt for row in rows} <= known
+    for row in rows:
+        told = row.prompt if of == "prompt" else row.completion
+        assert row.reward == pytest.approx(number_of(told), abs=1e-6)
+    last = [row for row in rows if row.step == 2]
+    logged = list(trainer._logs["completion"])[-6:]
+    assert [row.completion in str(text) for row, text in zip(last, logged, strict=True)] == [True] * 6
+    advantages = torch.tensor(list(trainer._logs["advantages"])[-6:])
+    rewards = torch.tensor([row.reward for row in last])
+    if of == "prompt":  # every group's rewards are equal, so nothing is better than its siblings
+        assert torch.allclose(advantages, torch.zeros(6), atol=1e-3)
+    elif algorithm == "rloo":
+        groups = rewards.view(2, 3)
+        others = (groups.sum(1, keepdim=True) - groups) / 2
+        assert torch.allclose(advantages, (groups - others).flatten(), atol=1e-4)
+    else:
+        for some, group in zip(advantages.view(2, 3), rewards.view(2, 3), strict=True):
+            assert torch.equal(some.argsort(), group.argsort()) or group.std() < 1e-6
+
+
+def test_completions_are_kept_once_when_the_stage_goes_on(
+    adapters: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preset = make_preset(tiny_model, rl_steps=3)
+    whole = make_run(adapters, tmp_path / "whole", preset)
+    rl_cai(whole)
+    run = make_run(adapters, tmp_path / "run", preset)
+    plain, steps = transformers.Trainer.training_step, []
+
+    def dies(self: Any, *args: Any, **more: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 2:  # completions of step 2 are on disk, its update is not
+            raise KeyboardInterrupt
+        return plain(self, *args, **more)
+
+    trainer_class = stage._TRAINERS["rloo"][0]
+    plain = trainer_class.training_step
+    monkeypatch.setattr(trainer_class, "training_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        rl_cai(run)
+    monkeypatch.undo()
+    assert run.summary("rl_cai") is None
+    summary = rl_cai(run)
+    read = [Rows(r.path("rl_cai", "completions.jsonl"), Completion).read() for r in (run, whole)]
+    assert read[0] == read[1] and len(read[0]) == 3 * 2 * 3
+    assert [row.id for row in read[0]] == [f"{s}/{i}" for s in (1, 2, 3) for i in range(6)]
+    assert summary["steps"] == 3 and summary["algorithm"] == "rloo" and summary["beta"] == 0.05
+    known = whole.summary("rl_cai")
+    assert known and summary["kl_last"] == pytest.approx(known["kl_last"], abs=1e-6)
+
+
+def test_the_prompts_are_drawn_once_and_mixed(tiny_model: Path, tmp_path: Path) -> None:
+    preset = make_preset(tiny_model, rl_steps=4, rl_prompts=4, rl_helpful_share=0.25)
+    run = begin_run(tmp_path / "run", preset)
+    rows = [row["prompt"][-1]["content"] for row in rl_prompts(run)]
+    assert len(rows) == 16 == len(set(rows))
+    assert rows == [row["prompt"][-1]["content"] for row in rl_prompts(run)]
+    helpful = {prompt.prompt for prompt in run.prompts("helpful", "train", 16)}
+    assert sum(row in helpful for row in rows) == 4
