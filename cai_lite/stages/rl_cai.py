@@ -99,12 +99,14 @@ def make_trainer(run: Run, base: Base, model: PreferenceModel) -> Any:
 def start_at_reference(model: torch.nn.Module) -> None:
     """Make the policy equal its reference to the last bit.
 
-    TRL copies the reference first and then rounds what it trains to bfloat16 on a 4-bit base.
+    TRL copies the reference first and then rounds what it trains to bfloat16 on a 4-bit base. GRPO
+    makes no reference where beta is 0.
     """
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
-        if ".default." in name:
-            parameter.data = parameters[name.replace(".default.", ".ref.")].data.clone()
+        reference = parameters.get(name.replace(".default.", ".ref."))
+        if ".default." in name and reference is not None:
+            parameter.data = reference.data.clone()
 
 
 def reward_function(run: Run, model: PreferenceModel) -> Callable[..., list[float]]:
