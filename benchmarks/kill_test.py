@@ -28,7 +28,7 @@ def undisturbed(folder: Path, options: list[str]) -> float:
 
 
 def killed(folder: Path, options: list[str], kills: int, seconds: float, seed: int) -> int:
-    """Kill the run that many times at random moments, then let it end; returns the kills that hit."""
+    """Kill the run at random moments, then let it end; returns how many kills hit."""
     moments, hits = random.Random(seed), 0
     for _ in range(kills):
         process = subprocess.Popen(
