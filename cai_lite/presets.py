@@ -88,7 +88,8 @@ _CI: dict[str, Any] = dict(
     red_team_prompts=32, rounds=2, candidates=3, helpful_prompts=48, lora_rank=4,
     sl_epochs=2, sl_learning_rate=1.5e-3, pm_learning_rate=1e-3, rl_learning_rate=5e-4,
     response_tokens=48, contrast_prompts=32, principles_per_pair=2,
-    feedback_prompts=48, bias_pairs=8, pm_epochs=2, rl_steps=4, rl_prompts=2, rl_generations=4, rl_tokens=40,
+    feedback_prompts=48, bias_pairs=8, pm_epochs=2,
+    rl_steps=4, rl_prompts=2, rl_generations=4, rl_tokens=40,
     eval_red_team=24, eval_helpful=24, eval_borderline=12, eval_tokens=48,
 )  # fmt: skip
 _CPU: dict[str, Any] = dict(
