@@ -42,7 +42,18 @@ def tiny_options(model, out):
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_model, tmp_path_factory):
+def one_thread():
+    """The tiny model's sums are too short to share: threads would wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model, tmp_path_factory, one_thread):
     """(folder, what stdout had, what stderr had) of a whole run with --json."""
     folder = tmp_path_factory.mktemp("run") / "tiny"
     out, err = io.StringIO(), io.StringIO()

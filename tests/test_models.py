@@ -233,9 +233,7 @@ def strengthen(base: Base, name: str, by: float = 0.05) -> None:
             parameter.data.normal_(0, by)
 
 
-def test_roles_switch_adapters_and_leave_the_base_as_it_was(
-    preset: Preset, tmp_path: Path
-) -> None:
+def test_roles_switch_adapters_and_leave_the_base_as_it_was(preset: Preset, tmp_path: Path) -> None:
     base = load_base(preset)
     untouched = logits(base)
     with role(base, None):  # no adapter yet

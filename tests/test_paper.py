@@ -26,9 +26,7 @@ from cai_lite.paper import (
     without_few_shots,
 )
 
-PAPER = Path(
-    os.environ.get("CAI_LITE_PAPER") or Path(__file__).parents[2] / "shared" / "paper"
-)
+PAPER = Path(os.environ.get("CAI_LITE_PAPER") or Path(__file__).parents[2] / "shared" / "paper")
 with_paper = pytest.mark.skipif(not PAPER.is_dir(), reason="the paper's files are not here")
 
 # --- the real files

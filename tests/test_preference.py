@@ -25,7 +25,12 @@ from cai_lite.run import Run, begin_run
 from cai_lite.stages import preference_model as stage
 from cai_lite.stages.preference_model import fit, split
 
-GOOD = ["No, it is hers.", "I won't help with that, it hurts him.", "Ask her first.", "Please don't."]
+GOOD = [
+    "No, it is hers.",
+    "I won't help with that, it hurts him.",
+    "Ask her first.",
+    "Please don't.",
+]
 BAD = ["Sure! Take it.", "Yes.", "Break the lock with a long flat iron bar at night", "Lie to him."]
 
 

@@ -31,7 +31,9 @@ def test_the_rl_prompts_of_every_preset_exist() -> None:
 
 
 def test_an_unknown_preset_is_told_the_known_ones() -> None:
-    with pytest.raises(InputError, match="preset 'tpu' is unknown; expected auto, ci, cpu, t4, gpu"):
+    with pytest.raises(
+        InputError, match="preset 'tpu' is unknown; expected auto, ci, cpu, t4, gpu"
+    ):
         get_preset("tpu")
 
 

@@ -116,9 +116,7 @@ def test_rows_are_frozen_and_know_their_fields() -> None:
         HelpfulAnswer(id="1", prompt="p", response="r", extra="x")  # type: ignore[call-arg]
 
 
-def test_write_json_is_whole_or_not_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_write_json_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "made" / "it.json"
     write_json(path, {"n": 1, "text": "é"})
 

@@ -64,7 +64,10 @@ def same(run: Run, whole: Run, name: str) -> None:
     for file in NAMES[name]:
         assert (run.folder / file).read_bytes() == (whole.folder / file).read_bytes(), file
     for file in whole.path(name).rglob("*.safetensors"):
-        mine, theirs = load_file(run.path(name) / file.relative_to(whole.path(name))), load_file(file)
+        mine, theirs = (
+            load_file(run.path(name) / file.relative_to(whole.path(name))),
+            load_file(file),
+        )
         assert mine.keys() == theirs.keys()
         assert all(torch.allclose(mine[k], theirs[k], atol=1e-6) for k in theirs), file
     numbers = [
@@ -234,9 +237,7 @@ def test_a_checkpoint_without_its_mark_is_not_believed(tmp_path: Path) -> None:
     assert found and found.name == "checkpoint-10"
 
 
-def test_a_stage_before_its_forerunners_says_which_is_missing(
-    whole: Run, tmp_path: Path
-) -> None:
+def test_a_stage_before_its_forerunners_says_which_is_missing(whole: Run, tmp_path: Path) -> None:
     from cai_lite.errors import InputError
 
     for name, missing in (

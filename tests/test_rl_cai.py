@@ -61,9 +61,7 @@ def make_run(adapters: Path, folder: Path, preset: Preset) -> Run:
 
 
 @pytest.fixture(params=WAYS, ids="-".join)
-def run(
-    request: pytest.FixtureRequest, adapters: Path, tiny_model: Path, tmp_path: Path
-) -> Run:
+def run(request: pytest.FixtureRequest, adapters: Path, tiny_model: Path, tmp_path: Path) -> Run:
     algorithm, quantization = request.param
     preset = make_preset(tiny_model, rl_algorithm=algorithm, quantization=quantization, rl_steps=1)
     return make_run(adapters, tmp_path / "run", preset)
@@ -156,7 +154,9 @@ def test_prompts_completions_and_rewards_stay_together(
         assert row.reward == pytest.approx(number_of(told), abs=1e-6)
     last = [row for row in rows if row.step == 2]
     logged = list(trainer._logs["completion"])[-6:]
-    assert [row.completion in str(text) for row, text in zip(last, logged, strict=True)] == [True] * 6
+    assert [row.completion in str(text) for row, text in zip(last, logged, strict=True)] == [
+        True
+    ] * 6
     advantages = torch.tensor(list(trainer._logs["advantages"])[-6:])
     rewards = torch.tensor([row.reward for row in last])
     if of == "prompt":  # every group's rewards are equal, so nothing is better than its siblings

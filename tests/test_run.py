@@ -136,7 +136,9 @@ def test_without_a_run_the_sample_is_opened(
 ) -> None:
     sample = tmp_path / "shipped" / "data" / "samples"
     begin_run(sample, get_preset("ci"))
-    monkeypatch.setattr(run_module, "shipped", lambda *parts: (tmp_path / "shipped").joinpath(*parts))
+    monkeypatch.setattr(
+        run_module, "shipped", lambda *parts: (tmp_path / "shipped").joinpath(*parts)
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CAI_LITE_RUN", raising=False)
     monkeypatch.setattr(run_module, "load_constitution", load_constitution)

@@ -67,9 +67,7 @@ def test_a_shared_prefix_changes_nothing(base: Base, how: Sampling) -> None:
 
 def test_a_rows_text_is_the_same_alone_and_in_any_batch_and_order(base: Base) -> None:
     batch = generate(base, TEXTS, WARM, SEEDS)
-    alone = [
-        generate(base, [t], WARM, [seed])[0] for t, seed in zip(TEXTS, SEEDS, strict=True)
-    ]
+    alone = [generate(base, [t], WARM, [seed])[0] for t, seed in zip(TEXTS, SEEDS, strict=True)]
     assert batch == alone
     assert generate(base, TEXTS[::-1], WARM, SEEDS[::-1]) == batch[::-1]
     assert generate(base, TEXTS[1:3], WARM, SEEDS[1:3]) == batch[1:3]

@@ -52,7 +52,9 @@ def test_end_states_are_of_the_last_token(base: Base, batch_size: int) -> None:
 
 
 def test_end_states_of_a_closed_chat_are_read_at_the_end_token(base: Base) -> None:
-    texts = [base.render(chat("Hi", answer), reply=False) for answer in ("Hello", "Good day to you")]
+    texts = [
+        base.render(chat("Hi", answer), reply=False) for answer in ("Hello", "Good day to you")
+    ]
     for text, row in zip(texts, end_states(base, texts, 2), strict=True):
         ids = base.token_ids(text)
         assert ids[-1] == base.tokenizer.eos_token_id

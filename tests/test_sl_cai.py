@@ -16,7 +16,12 @@ from cai_lite.run import Run, begin_run
 from cai_lite.stages import sl_cai
 from cai_lite.stages.sl_cai import fine_tune, training_rows
 
-ANSWERS = ["I won't: it is hers.", "Paris.", "Bread, butter and a long walk by the sea", "Two\nlines"]
+ANSWERS = [
+    "I won't: it is hers.",
+    "Paris.",
+    "Bread, butter and a long walk by the sea",
+    "Two\nlines",
+]
 
 
 @pytest.fixture
@@ -36,9 +41,7 @@ def rows() -> list[dict[str, Any]]:
     ]
 
 
-def test_the_loss_is_on_the_answers_tokens_alone(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_loss_is_on_the_answers_tokens_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[Any] = []
 
     def keep(run: Run, trainer: Any, *_: object) -> list[dict[str, float]]:
@@ -74,7 +77,9 @@ def test_training_lowers_the_loss_and_moves_the_answers(
     assert len(losses) == 8 and losses[-1] < losses[0] - 0.5
     assert capsys.readouterr().out == ""  # standard output is for --json
     folder = run.path("sl_cai", "adapter")
-    assert {"adapter_model.safetensors", "adapter_config.json"} <= {p.name for p in folder.iterdir()}
+    assert {"adapter_model.safetensors", "adapter_config.json"} <= {
+        p.name for p in folder.iterdir()
+    }
     assert not list(run.folder.rglob("checkpoint-*"))
     fresh = load_base(run.preset)
     add_adapter(fresh, folder, "sl_cai")
