@@ -18,10 +18,13 @@ from trl import RLOOTrainer, SFTTrainer
 from cai_lite.engine.reward import SoftRewardTrainer
 from cai_lite.engine.training import last_checkpoint
 from cai_lite.presets import get_preset
-from cai_lite.records import Rows
+from cai_lite.records import Completion, Rows
 from cai_lite.run import STAGES, Run, begin_run, open_run
 
-SIZES = TINY_SIZES | {"sl_batch": 2, "pm_batch": 2, "rl_steps": 3}
+SIZES = TINY_SIZES | {
+    "sl_batch": 2, "pm_batch": 2, "rl_steps": 3, "response_tokens": 8, "revision_tokens": 8,
+    "candidates": 1,
+}  # fmt: skip
 NAMES = {
     "critique_revision": ["contrast/pairs.jsonl", "critique_revision/rows.jsonl"],
     "sl_cai": ["sl_cai/answers.jsonl"],
@@ -94,12 +97,6 @@ def test_the_undisturbed_run_is_whole(whole: Run) -> None:
     assert counts["evaluation/answers.jsonl"] == 3 * 12
 
 
-def test_the_same_seed_gives_the_same_rows(whole: Run, tmp_path: Path) -> None:
-    run = before(whole, "critique_revision", tmp_path / "run")
-    run_stage(run, "critique_revision")
-    same(run, whole, "critique_revision")
-
-
 # --- killed while rows are written
 
 
@@ -123,12 +120,11 @@ def killed_at_append(patch: pytest.MonkeyPatch, number: int, share: float) -> No
 @pytest.mark.parametrize(
     ("name", "number", "share"),
     [
-        ("critique_revision", 0, 0.0), ("critique_revision", 1, 0.6),
-        ("critique_revision", 3, 0.3), ("critique_revision", 6, 0.9),
-        ("sl_cai", 0, 0.5), ("sl_cai", 1, 0.99),
-        ("ai_feedback", 1, 0.7), ("ai_feedback", 2, 0.4), ("ai_feedback", 3, 1.0),
+        ("critique_revision", 1, 0.6), ("critique_revision", 4, 0.3),
+        ("sl_cai", 1, 0.99),
+        ("ai_feedback", 1, 0.7), ("ai_feedback", 3, 1.0),
         ("rl_cai", 1, 0.5),
-        ("evaluation", 0, 0.3), ("evaluation", 4, 0.8), ("evaluation", 7, 0.1),
+        ("evaluation", 4, 0.8),
     ],
 )  # fmt: skip
 def test_killed_while_writing_rows(
@@ -184,9 +180,9 @@ def killed_at_save(patch: pytest.MonkeyPatch, number: int) -> None:
 @pytest.mark.parametrize(
     ("name", "where", "number"),
     [
-        ("sl_cai", "step", 0), ("sl_cai", "step", 2), ("sl_cai", "save", 0), ("sl_cai", "save", 2),
-        ("preference_model", "step", 1), ("preference_model", "save", 1),
-        ("rl_cai", "step", 1), ("rl_cai", "save", 1),
+        ("sl_cai", "step", 2), ("sl_cai", "save", 0),
+        ("preference_model", "step", 1),
+        ("rl_cai", "save", 1),
     ],
 )  # fmt: skip
 def test_killed_while_training(
@@ -224,6 +220,8 @@ def test_killed_twice_in_one_stage(
     assert found and found.name == "checkpoint-2"
     run_stage(run, "rl_cai")
     same(run, whole, "rl_cai")
+    kept = Rows(run.path("rl_cai", "completions.jsonl"), Completion).read()
+    assert [row.id for row in kept] == [f"{s}/{i}" for s in (1, 2, 3) for i in range(4)]
 
 
 def test_a_checkpoint_without_its_mark_is_not_believed(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from conftest import TINY_SIZES
 
 from cai_lite.engine.models import Base, load_base, new_adapter, save_adapter
@@ -16,8 +15,7 @@ from cai_lite.engine.training import train
 from cai_lite.presets import Preset, get_preset
 from cai_lite.records import Completion, Rows
 from cai_lite.run import Run, begin_run
-from cai_lite.stages import rl_cai as stage
-from cai_lite.stages.rl_cai import make_trainer, put_on_roles, rl_cai, rl_prompts, step_of
+from cai_lite.stages.rl_cai import make_trainer, put_on_roles, rl_prompts, step_of
 
 WAYS = [(a, q) for a in ("rloo", "grpo") for q in ("none", "nf4")]
 
@@ -168,37 +166,6 @@ def test_prompts_completions_and_rewards_stay_together(
     else:
         for some, group in zip(advantages.view(2, 3), rewards.view(2, 3), strict=True):
             assert torch.equal(some.argsort(), group.argsort()) or group.std() < 1e-6
-
-
-def test_completions_are_kept_once_when_the_stage_goes_on(
-    adapters: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    preset = make_preset(tiny_model, rl_steps=3)
-    whole = make_run(adapters, tmp_path / "whole", preset)
-    rl_cai(whole)
-    run = make_run(adapters, tmp_path / "run", preset)
-    plain, steps = transformers.Trainer.training_step, []
-
-    def dies(self: Any, *args: Any, **more: Any) -> Any:
-        steps.append(1)
-        if len(steps) == 2:  # completions of step 2 are on disk, its update is not
-            raise KeyboardInterrupt
-        return plain(self, *args, **more)
-
-    trainer_class = stage._TRAINERS["rloo"][0]
-    plain = trainer_class.training_step
-    monkeypatch.setattr(trainer_class, "training_step", dies)
-    with pytest.raises(KeyboardInterrupt):
-        rl_cai(run)
-    monkeypatch.undo()
-    assert run.summary("rl_cai") is None
-    summary = rl_cai(run)
-    read = [Rows(r.path("rl_cai", "completions.jsonl"), Completion).read() for r in (run, whole)]
-    assert read[0] == read[1] and len(read[0]) == 3 * 2 * 3
-    assert [row.id for row in read[0]] == [f"{s}/{i}" for s in (1, 2, 3) for i in range(6)]
-    assert summary["steps"] == 3 and summary["algorithm"] == "rloo" and summary["beta"] == 0.05
-    known = whole.summary("rl_cai")
-    assert known and summary["kl_last"] == pytest.approx(known["kl_last"], abs=1e-6)
 
 
 def test_the_prompts_are_drawn_once_and_mixed(tiny_model: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,12 @@ class Base:
     def head(self) -> torch.nn.Linear:
         """The vocabulary head."""
         return self.model.get_output_embeddings()
+
+    @cached_property
+    def line_breaks(self) -> torch.Tensor:
+        """Which tokens hold a line break, (tokens,), on the CPU; found once, it takes a while."""
+        pieces = self.tokenizer.batch_decode([[token] for token in range(len(self.tokenizer))])
+        return torch.tensor(["\n" in piece for piece in pieces])
 
     def render(self, messages: list[Message], *, reply: bool = True) -> str:
         """Chat messages as the text the model reads; content cannot forge a turn.

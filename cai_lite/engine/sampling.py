@@ -140,7 +140,6 @@ def _stop_tokens(base: Base, one_line: bool) -> torch.Tensor:
     stops = torch.zeros(size, dtype=torch.bool)
     stops[base.tokenizer.eos_token_id] = True
     if one_line:
-        known = len(base.tokenizer)
-        pieces = base.tokenizer.batch_decode([[token] for token in range(min(size, known))])
-        stops[: len(pieces)] |= torch.tensor(["\n" in piece for piece in pieces])
+        breaks = base.line_breaks[:size]
+        stops[: len(breaks)] |= breaks
     return stops
