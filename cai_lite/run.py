@@ -31,7 +31,16 @@ STAGES = (
     "evaluation",
 )
 PromptSet = Literal["red_team", "helpful", "borderline"]
-_LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate")
+_LIBRARIES = (
+    "cai-lite",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "bitsandbytes",
+    "datasets",
+    "accelerate",
+)
 
 
 @dataclass(frozen=True)

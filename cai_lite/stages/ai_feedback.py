@@ -31,6 +31,7 @@ def ai_feedback(run: Run) -> dict[str, Any]:
     """
     with stage(run, "ai_feedback", after=("sl_cai",)) as summary:
         base = load_base(run.preset)
+        run.note_model(base.sha256)
         add_adapter(base, run.path("sl_cai", "adapter"), "sl_cai")
         pairs = sample_pairs(run, base)
         with role(base, None):  # the feedback model is the start, not SL-CAI (paper §4.1)

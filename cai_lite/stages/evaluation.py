@@ -40,6 +40,7 @@ def evaluation(run: Run) -> dict[str, Any]:
     """
     with stage(run, "evaluation", after=("sl_cai", "preference_model", "rl_cai")) as summary:
         base = load_base(run.preset)
+        run.note_model(base.sha256)
         add_adapter(base, run.path("sl_cai", "adapter"), "sl_cai")
         add_adapter(base, run.path("rl_cai", "adapter"), "rl_cai")
         judge = load_preference_model(base, run.path("preference_model", "adapter"))

@@ -33,6 +33,7 @@ def preference_model(run: Run) -> dict[str, Any]:
         training, held_out = split(run, rows)
         losses = fit(run, training)
         base = load_base(run.preset)
+        run.note_model(base.sha256)
         model = load_preference_model(base, run.path("preference_model", "adapter"))
         measured, scores = measure(run, model, held_out)
         write_json(run.path("preference_model", "held_out.json"), scores)

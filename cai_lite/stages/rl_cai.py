@@ -29,6 +29,7 @@ def rl_cai(run: Run) -> dict[str, Any]:
     """
     with stage(run, "rl_cai", after=("sl_cai", "preference_model")) as summary:
         base = load_base(run.preset)
+        run.note_model(base.sha256)
         reward = put_on_roles(run, base)
         trainer = make_trainer(run, base, reward)
         history = train(run, trainer, "rl_cai", "RL-CAI steps")

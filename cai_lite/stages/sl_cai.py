@@ -23,6 +23,7 @@ def sl_cai(run: Run) -> dict[str, Any]:
     """
     with stage(run, "sl_cai", after=("critique_revision",)) as summary:
         base = load_base(run.preset)
+        run.note_model(base.sha256)
         revisions = Rows(run.path("critique_revision", "rows.jsonl"), Revision).read()
         answers = helpful_answers(run, base)
         rows = training_rows(revisions, answers)
