@@ -1,4 +1,4 @@
-"""RL-CAI: KL to SL-CAI and not to the base, beta that arrives, rewards that stay with their text."""
+"""RL-CAI: the KL is taken against SL-CAI, and rewards stay with their completions."""
 
 import hashlib
 from pathlib import Path
