@@ -17,7 +17,7 @@ test: .venv/ready lint
 	$(BIN)/coverage report --fail-under=90
 
 unit: .venv/ready
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest -m 'not slow' tests
 
 notebooks: .venv/ready
 	CAI_LITE_RUN=sample $(BIN)/python -m pytest --nbval-lax notebooks

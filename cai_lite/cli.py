@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         return _fail("stopped; the same command goes on from here", 130)
     except InputError as error:
         return _fail(str(error), 2)
-    except Exception as error:
+    except _disk_errors() as error:
         if sentence := _about_the_disk(error):
             return _fail(sentence, 2)
         raise
@@ -79,6 +79,12 @@ def main(argv: list[str] | None = None) -> int:
 def _fail(sentence: str, code: int) -> int:
     print(f"cai-lite: {sentence}", file=sys.stderr)
     return code
+
+
+def _disk_errors() -> tuple[type[BaseException], ...]:
+    """What a full disk is told by: the system, torch, and safetensors if it is in use."""
+    safetensors = sys.modules.get("safetensors")
+    return (OSError, RuntimeError, *([safetensors.SafetensorError] if safetensors else []))
 
 
 def _about_the_disk(error: BaseException) -> str:

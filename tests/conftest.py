@@ -1,6 +1,10 @@
 """Fixtures: a model of the real architecture, small and untrained, with the real tokenizer."""
 
-import pytest
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # the tiny model gains nothing from a second thread
+
+import pytest  # noqa: E402
 
 TINY_SIZES = dict(
     red_team_prompts=6, rounds=2, candidates=2, helpful_prompts=6, contrast_prompts=8,
@@ -13,7 +17,7 @@ TINY_SIZES = dict(
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
-    """A folder with an untrained two-layer Llama and the embedded model's tokenizer."""
+    """A folder with an untrained three-layer Llama and the embedded model's tokenizer."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -24,7 +28,7 @@ def tiny_model(tmp_path_factory):
     torch.set_num_threads(1)  # so small a model waits for its threads more than it computes
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=5,
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=3,
         num_attention_heads=4, num_key_value_heads=2, head_dim=16, tie_word_embeddings=True,
         bos_token_id=1, eos_token_id=2, initializer_range=0.3,
     )  # fmt: skip

@@ -19,6 +19,8 @@ import cai_lite
 from cai_lite import cli
 from cai_lite.cli import main
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = (
     "run",
     "critique-revision",

@@ -25,6 +25,10 @@ from cai_lite.constitution import (
 from cai_lite.errors import InputError
 from cai_lite.files import shipped
 
+FIELDS = (
+    "name, description, spirit, critique_opening, revision_openings, critique_revision, comparison"
+)
+
 HERE = Path(__file__)
 PAPER = Path(os.environ.get("CAI_LITE_PAPER") or HERE.parents[2] / "shared" / "paper")
 
@@ -175,8 +179,7 @@ BROKEN = {
     "unknown top field": (
         "name: small",
         "name: small\nauthor: me",
-        "line 2: author is not a field; "
-        "the fields here are name, description, critique_revision, comparison",
+        f"line 2: author is not a field; the fields here are {FIELDS}",
     ),
     "unknown field of a principle": (
         "id: two",
@@ -257,7 +260,7 @@ def test_no_principles(comparison: str, expected: str, write: Write) -> None:
     ],
 )
 def test_not_a_mapping(text: str, found: str, write: Write) -> None:
-    expected = f"expected fields (name, description, critique_revision, comparison), found {found}"
+    expected = f"expected fields ({FIELDS}), found {found}"
     assert f"line 1: {expected}" in complaint(write(text))
 
 

@@ -21,6 +21,8 @@ from cai_lite.presets import get_preset
 from cai_lite.records import Completion, Rows
 from cai_lite.run import STAGES, Run, begin_run, open_run
 
+pytestmark = pytest.mark.slow
+
 SIZES = TINY_SIZES | {
     "sl_batch": 2, "pm_batch": 2, "rl_steps": 3, "response_tokens": 8, "revision_tokens": 8,
     "candidates": 1,
@@ -117,34 +119,6 @@ def killed_at_append(patch: pytest.MonkeyPatch, number: int, share: float) -> No
     patch.setattr(Rows, "append", append)
 
 
-@pytest.mark.parametrize(
-    ("name", "number", "share"),
-    [
-        ("critique_revision", 1, 0.6), ("critique_revision", 4, 0.3),
-        ("sl_cai", 1, 0.99),
-        ("ai_feedback", 1, 0.7), ("ai_feedback", 3, 1.0),
-        ("rl_cai", 1, 0.5),
-        ("evaluation", 4, 0.8),
-    ],
-)  # fmt: skip
-def test_killed_while_writing_rows(
-    whole: Run,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    number: int,
-    share: float,
-) -> None:
-    run = before(whole, name, tmp_path / "run")
-    killed_at_append(monkeypatch, number, share)
-    with pytest.raises(Killed):
-        run_stage(run, name)
-    monkeypatch.undo()
-    assert run.summary(name) is None
-    run_stage(open_run(run.folder), name)
-    same(run, whole, name)
-
-
 # --- killed while training
 
 TRAINERS = {"sl_cai": SFTTrainer, "preference_model": SoftRewardTrainer, "rl_cai": RLOOTrainer}
@@ -177,50 +151,51 @@ def killed_at_save(patch: pytest.MonkeyPatch, number: int) -> None:
     patch.setattr(Trainer, "_save_optimizer_and_scheduler", save)
 
 
+def kill(patch: pytest.MonkeyPatch, name: str, where: str, number: int, share: float) -> None:
+    if where == "append":
+        killed_at_append(patch, number, share)
+    elif where == "step":
+        killed_at_step(patch, name, number)
+    else:
+        killed_at_save(patch, number)
+
+
 @pytest.mark.parametrize(
-    ("name", "where", "number"),
+    ("name", "kills", "step"),
     [
-        ("sl_cai", "step", 2), ("sl_cai", "save", 0),
-        ("preference_model", "step", 1),
-        ("rl_cai", "save", 1),
+        ("critique_revision", [("append", 1, 0.6), ("append", 3, 0.3)], None),
+        ("sl_cai", [("append", 1, 0.99), ("save", 1, 0)], 1),
+        ("ai_feedback", [("append", 1, 0.7), ("append", 2, 1.0)], None),
+        ("preference_model", [("save", 0, 0), ("step", 2, 0)], 2),
+        ("rl_cai", [("append", 1, 0.5), ("step", 1, 0)], 2),
+        ("rl_cai", [("save", 1, 0)], 1),
+        ("evaluation", [("append", 4, 0.8), ("append", 3, 0.0)], None),
     ],
 )  # fmt: skip
-def test_killed_while_training(
+def test_a_stage_that_is_killed_again_and_again_ends_with_the_same_rows(
     whole: Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     name: str,
-    where: str,
-    number: int,
+    kills: list[tuple[str, int, float]],
+    step: int | None,
 ) -> None:
+    """`step` is that of the last whole checkpoint after all the kills."""
     run = before(whole, name, tmp_path / "run")
-    if where == "step":
-        killed_at_step(monkeypatch, name, number)
-    else:
-        killed_at_save(monkeypatch, number)
-    with pytest.raises(Killed):
-        run_stage(run, name)
-    monkeypatch.undo()
+    for where, number, share in kills:
+        kill(monkeypatch, name, where, number, share)
+        with pytest.raises(Killed):
+            run_stage(open_run(run.folder), name)
+        monkeypatch.undo()
+        assert run.summary(name) is None
     found = last_checkpoint(run.path(name, "checkpoints"))
-    assert (found.name if found else None) == (f"checkpoint-{number}" if number else None)
+    assert (found.name if found else None) == (f"checkpoint-{step}" if step else None)
     run_stage(open_run(run.folder), name)
     same(run, whole, name)
 
 
-def test_killed_twice_in_one_stage(
-    whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = before(whole, "rl_cai", tmp_path / "run")
-    for number in (1, 1):  # the second time one step later, for it goes on from the first
-        killed_at_step(monkeypatch, "rl_cai", number)
-        with pytest.raises(Killed):
-            run_stage(run, "rl_cai")
-        monkeypatch.undo()
-    found = last_checkpoint(run.path("rl_cai", "checkpoints"))
-    assert found and found.name == "checkpoint-2"
-    run_stage(run, "rl_cai")
-    same(run, whole, "rl_cai")
-    kept = Rows(run.path("rl_cai", "completions.jsonl"), Completion).read()
+def test_completions_are_kept_once(whole: Run) -> None:
+    kept = Rows(whole.path("rl_cai", "completions.jsonl"), Completion).read()
     assert [row.id for row in kept] == [f"{s}/{i}" for s in (1, 2, 3) for i in range(4)]
 
 

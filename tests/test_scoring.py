@@ -67,7 +67,7 @@ def test_end_states_of_a_closed_chat_are_read_at_the_end_token(base: Base) -> No
 def test_mean_states_are_of_the_answers_tokens_alone(base: Base, batch_size: int) -> None:
     prompts = [base.render(chat(text)) for text in TEXTS]
     answers = ["Yes.", "That is a longer answer, for once.", "", "No"]
-    found = mean_states(base, prompts, answers, (2, 4), batch_size)
+    found = mean_states(base, prompts, answers, (1, 3), batch_size)
     assert found.shape == (4, 2 * base.body.config.hidden_size)
     for row, prompt, answer in zip(found, prompts, answers, strict=True):
         if not answer:
@@ -75,7 +75,7 @@ def test_mean_states_are_of_the_answers_tokens_alone(base: Base, batch_size: int
             continue
         start = len(base.token_ids(prompt))
         states = plain(base, prompt + answer, output_hidden_states=True).hidden_states
-        expected = torch.cat([states[layer][0, start:].mean(0) for layer in (2, 4)])
+        expected = torch.cat([states[layer][0, start:].mean(0) for layer in (1, 3)])
         assert torch.allclose(row, expected, atol=1e-4)
 
 

@@ -97,7 +97,7 @@ def escaped(text: str) -> str:
     return escape(text).replace("$", "&#36;").replace("\n", "<br>")
 
 
-_CELL = "text-align:left;vertical-align:top;white-space:normal;overflow-wrap:anywhere"
+_CELL = "text-align:left;vertical-align:top;white-space:normal;overflow-wrap:break-word"
 
 
 def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> HTML:
