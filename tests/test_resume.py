@@ -24,7 +24,7 @@ from cai_lite.run import STAGES, Run, begin_run, open_run
 pytestmark = pytest.mark.slow
 
 SIZES = TINY_SIZES | {
-    "sl_batch": 2, "pm_batch": 2, "rl_steps": 3, "response_tokens": 8, "revision_tokens": 8,
+    "sl_batch": 2, "pm_batch": 2, "response_tokens": 8, "revision_tokens": 8,
     "candidates": 1,
 }  # fmt: skip
 NAMES = {
@@ -95,7 +95,7 @@ def test_the_undisturbed_run_is_whole(whole: Run) -> None:
     assert counts["contrast/pairs.jsonl"] == 8
     assert counts["critique_revision/rows.jsonl"] == 6 * 3
     assert counts["sl_cai/answers.jsonl"] == 6 and counts["ai_feedback/pairs.jsonl"] == 8
-    assert counts["rl_cai/completions.jsonl"] == 3 * 2 * 2
+    assert counts["rl_cai/completions.jsonl"] == 2 * 2 * 2
     assert counts["evaluation/answers.jsonl"] == 3 * 12
 
 
@@ -167,8 +167,7 @@ def kill(patch: pytest.MonkeyPatch, name: str, where: str, number: int, share: f
         ("sl_cai", [("append", 1, 0.99), ("save", 1, 0)], 1),
         ("ai_feedback", [("append", 1, 0.7), ("append", 2, 1.0)], None),
         ("preference_model", [("save", 0, 0), ("step", 2, 0)], 2),
-        ("rl_cai", [("append", 1, 0.5), ("step", 1, 0)], 2),
-        ("rl_cai", [("save", 1, 0)], 1),
+        ("rl_cai", [("append", 1, 0.5), ("save", 0, 0), ("step", 0, 0)], 1),
         ("evaluation", [("append", 4, 0.8), ("append", 3, 0.0)], None),
     ],
 )  # fmt: skip
@@ -196,7 +195,7 @@ def test_a_stage_that_is_killed_again_and_again_ends_with_the_same_rows(
 
 def test_completions_are_kept_once(whole: Run) -> None:
     kept = Rows(whole.path("rl_cai", "completions.jsonl"), Completion).read()
-    assert [row.id for row in kept] == [f"{s}/{i}" for s in (1, 2, 3) for i in range(4)]
+    assert [row.id for row in kept] == [f"{s}/{i}" for s in (1, 2) for i in range(4)]
 
 
 def test_a_checkpoint_without_its_mark_is_not_believed(tmp_path: Path) -> None:
