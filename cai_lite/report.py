@@ -119,7 +119,7 @@ def what_was_done(stages: dict[str, Any]) -> dict[str, str]:
         f"it agrees with the AI labels in {share(judge['accuracy'], judge['accuracy_ci'])}",
         "rl_cai": f"{learned['steps']} steps of {learned['algorithm'].upper()}; reward "
         f"{learned['reward_first']:.2f} → {learned['reward_last']:.2f}, KL to SL-CAI "
-        f"{learned['kl_last']:.3f} nats at the end",
+        f"{learned['kl_last']:.3f} nats a token at the end",
         "evaluation": "each model answered "
         + ", ".join(f"{n} {_SET_NAMES[name].split(',')[0]}" for name, n in counts.items()),
     }

@@ -25,7 +25,7 @@ _MICRO_BATCH = 16  # completions whose gradients are computed at once
 def rl_cai(run: Run) -> dict[str, Any]:
     """Run the stage on a run folder with SL-CAI and a preference model; returns its summary.
 
-    Leaves `adapter/`, `completions.jsonl` and `steps.json` (reward, KL in nats, entropy, length).
+    Leaves `adapter/`, `completions.jsonl` and `steps.json` (reward, KL in nats a token, length).
     """
     with stage(run, "rl_cai", after=("sl_cai", "preference_model")) as summary:
         base = load_base(run.preset)
@@ -135,6 +135,6 @@ def reward_function(run: Run, model: PreferenceModel) -> Callable[..., list[floa
 
 
 def step_of(entry: dict[str, float]) -> dict[str, float]:
-    """What is watched of one step: mean reward, KL in nats a token sequence, entropy, tokens."""
+    """What is watched of one step: mean reward, KL in nats a token, entropy, length in tokens."""
     watched = {name: entry.get(name, 0.0) for name in ("reward", "kl", "entropy")}
     return {"step": entry["step"], **watched, "length": entry["completions/mean_length"]}
