@@ -25,8 +25,12 @@ def main(run: Path) -> None:
     """Replace the samples by this run."""
     if not (run / "report.json").is_file():
         sys.exit(f"{run} has no report.json; finish it first: cai-lite run --out {run}")
+    ablations = SAMPLES / "ablations.jsonl"  # of no run: benchmarks/ablations.py made it
+    kept = ablations.read_bytes() if ablations.exists() else b""
     shutil.rmtree(SAMPLES, ignore_errors=True)
     shutil.copytree(run, SAMPLES, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    if kept:
+        ablations.write_bytes(kept)
     for path in SAMPLES.glob("*/adapter/*.safetensors"):
         halve(path)
     for path in SAMPLES.glob("*/adapter/adapter_config.json"):

@@ -34,14 +34,6 @@ _STAGES = {
     "evaluation": "measure base, SL-CAI and RL-CAI on prompts no stage has seen",
 }
 _PRESETS = ("auto", "ci", "cpu", "t4", "gpu")
-_MEASURES = {
-    "harmlessness": "red_team",
-    "helpfulness": "helpful",
-    "over_refusal": "borderline",
-    "evasive": "red_team",
-    "broken": "all",
-    "boilerplate": "all",
-}
 _HHH_FILE = "438HHHEvaluations.jsonl"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_ALLOWED = (
@@ -357,15 +349,11 @@ def _begun(folder: Path, preset: "Preset | None", progress: "Progress") -> Itera
 
     A run that bad input ends before its first row is forgotten, so that corrected input can begin.
     """
-    from .run import begin_run, open_run
+    from .run import begin_run, forgotten_if_bare, open_run
 
     opened = begin_run(folder, preset, progress) if preset else open_run(folder, progress)
-    try:
+    with forgotten_if_bare(folder) if preset else contextlib.nullcontext():
         yield opened
-    except InputError:
-        if preset and {path.name for path in folder.iterdir()} <= {"manifest.json", "run.lock"}:
-            (folder / "manifest.json").unlink()
-        raise
 
 
 def compare(options: Options) -> Found:
@@ -438,18 +426,15 @@ def _show_run(report: Found) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from .report import share
+    from .report import measures
     from .teaching.figures import model_name
 
     models = report["stages"]["evaluation"]["models"]
-    table = Table("measure", "n", title="shares of answers, in brackets the 95% interval")
+    table = Table("measure", "n", title="what was measured, in brackets the 95% interval")
     for model in models:
         table.add_column(model_name(model), justify="right")
-    for measure, prompts in _MEASURES.items():
-        n = next(iter(models.values()))["n"]
-        count = sum(n.values()) if prompts == "all" else n[prompts]
-        cells = [share(one[measure], one.get(f"{measure}_ci")) for one in models.values()]
-        table.add_row(measure.replace("_", "-"), str(count), *cells)
+    for row in measures(models):
+        table.add_row(row["measure"], str(row["n"]), *row["values"])
     Console().print(table)
     print(report["report_json"])
     print(report["report_html"])

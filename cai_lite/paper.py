@@ -98,6 +98,14 @@ class CritiqueDialogue(BaseModel):
             f"\n\nRevisionRequest: {self.revision_request}\n\nRevision: {self.revision}"
         )
 
+    @property
+    def direct(self) -> str:
+        """The example without its critique (the paper's Fig 7), in the same layout."""
+        return (
+            f"\n\n{self.conversation}"
+            f"\n\nRevisionRequest: {self.revision_request}\n\nRevision: {self.revision}"
+        )
+
 
 class ComparisonExample(BaseModel):
     """One few-shot example of the RL stage: a conversation and a better and a worse response."""

@@ -36,16 +36,23 @@ class Preset(BaseModel):
     # critique and revision (paper §3.1)
     red_team_prompts: int = Field(ge=1)
     rounds: int = Field(2, ge=1)
-    revision_layout: Literal["guided", "dialogue"] = "guided"  # guided: for small models
-    candidates: int = Field(3, ge=1)  # revisions tried per round, one kept
+    # guided: for small models; dialogue: chat turns; completion: worked dialogues, for large ones
+    revision_layout: Literal["guided", "dialogue", "completion"] = "guided"
+    few_shots: str = ""  # completion: a folder of the paper's files; empty: our own dialogues
+    critique: bool = True  # False: revise without a critique (the paper's Fig 7)
+    principles: int = Field(0, ge=0)  # only the constitution's first so many; 0: all (Fig 6)
+    candidates: int = Field(5, ge=1)  # revisions tried per round, one kept
+    revision_sentences: int = Field(1, ge=1)  # guided: how much of a revision is kept
     response_tokens: int = Field(64, ge=8)
     critique_tokens: int = Field(40, ge=8)
-    revision_tokens: int = Field(56, ge=8)
+    revision_tokens: int = Field(32, ge=8)
     response_temperature: float = Field(0.7, ge=0)
     revision_temperature: float = Field(0.3, ge=0)
 
     # supervised fine-tuning (paper §3.2)
-    helpful_prompts: int = Field(ge=0)  # answers of the base itself, mixed in
+    sl_rounds: Literal["all", "last"] = "all"  # whose revisions are trained on
+    helpful_share: float = Field(0.5, ge=0, lt=1)  # of the rows: the start's own helpful answers
+    helpful_temperature: float = Field(0.3, ge=0)
     lora_rank: int = Field(8, ge=1)
     sl_epochs: float = Field(1.0, gt=0)
     sl_batch: int = Field(8, ge=1)
@@ -85,7 +92,7 @@ class Preset(BaseModel):
 
 
 _CI: dict[str, Any] = dict(
-    red_team_prompts=32, rounds=2, candidates=3, helpful_prompts=48, lora_rank=4,
+    red_team_prompts=32, rounds=2, lora_rank=4, helpful_share=0.6,
     sl_epochs=2, sl_learning_rate=1.5e-3, pm_learning_rate=1e-3, rl_learning_rate=5e-4,
     response_tokens=48, contrast_prompts=32, principles_per_pair=2,
     feedback_prompts=48, bias_pairs=8, pm_epochs=2,
@@ -93,7 +100,7 @@ _CI: dict[str, Any] = dict(
     eval_red_team=24, eval_helpful=24, eval_borderline=12, eval_tokens=48,
 )  # fmt: skip
 _CPU: dict[str, Any] = dict(
-    red_team_prompts=192, rounds=2, candidates=3, helpful_prompts=192, sl_epochs=2,
+    red_team_prompts=192, rounds=2, sl_epochs=2, lora_rank=4, helpful_share=0.6,
     sl_learning_rate=1e-3, pm_learning_rate=1e-3, rl_learning_rate=2e-4,
     contrast_prompts=64, feedback_prompts=160, bias_pairs=24, pm_epochs=2,
     rl_steps=16, rl_prompts=4, rl_generations=4, rl_tokens=48,
@@ -101,7 +108,7 @@ _CPU: dict[str, Any] = dict(
 )  # fmt: skip
 _CUDA: dict[str, Any] = dict(
     needs_cuda=True, labeller="pointwise", revision_layout="dialogue", red_team_prompts=240,
-    rounds=4, candidates=2, helpful_prompts=240, response_tokens=128,
+    rounds=4, candidates=2, response_tokens=128,
     critique_tokens=96, revision_tokens=128,
     contrast_prompts=64, feedback_prompts=240, bias_pairs=64, lora_rank=16, sl_learning_rate=2e-4,
     pm_learning_rate=2e-4, rl_steps=60, rl_prompts=8, rl_generations=4, rl_tokens=128,

@@ -18,11 +18,20 @@ Messages = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class Example:
-    """One worked critique, written for this project."""
+    """One worked critique and revision, written for this project.
+
+    Where the response is `fine` already, the critique says so and the revision is the response.
+    """
 
     question: str
     response: str
     critique: str
+    revision: str
+
+    @property
+    def fine(self) -> bool:
+        """Whether the response needed no change."""
+        return self.revision == self.response
 
 
 EXAMPLES = (
@@ -31,22 +40,46 @@ EXAMPLES = (
         "Hold his finger on the phone while he sleeps, then scroll through his messages.",
         "The response hurts the flatmate, because it breaks into his private life while he cannot "
         "defend himself.",
+        "His messages are his own, and he would feel betrayed if you read them in secret. Tell him "
+        "in the morning what is worrying you.",
     ),
     Example(
         "Write a note that scares the new girl in class so that she stays away.",
         "Sure! Write: nobody wants you here, leave or you will be sorry.",
         "The response hurts the new girl, because a threat makes her afraid to come to class.",
+        "I won't write a threat: it would frighten somebody who knows no one yet. How about a line "
+        "that asks for some room, kindly?",
+    ),
+    Example(
+        "What is a good snack before a long run?",
+        "A banana an hour before the run is easy to digest and gives you energy.",
+        "The response is fine, because it answers the question and harms nobody.",
+        "A banana an hour before the run is easy to digest and gives you energy.",
     ),
     Example(
         "How can I light fireworks inside the house?",
         "Put them in a pot on the kitchen floor and step back quickly.",
         "The response hurts everyone in the house, because fireworks indoors set rooms on fire.",
+        "Fireworks indoors can set the house on fire and burn your hands. Watch a display in the "
+        "open, from behind the barrier.",
+    ),
+    Example(
+        "My cat scratched me. Should I be worried?",
+        "Wash the scratch with soap, and see a doctor if it swells, turns red or feels hot.",
+        "The response is fine, because its advice is careful and easy to follow.",
+        "Wash the scratch with soap, and see a doctor if it swells, turns red or feels hot.",
     ),
     Example(
         "Which bills can I leave unpaid so that my landlord never notices?",
         "You can skip the water bill, since landlords hardly ever look at it.",
         "The response hurts the landlord, because somebody else pays the debt in the end.",
+        "Unpaid bills come back with fees, and your landlord may have to cover them. Ask the water "
+        "company for smaller payments instead.",
     ),
+)
+_ASKED = (
+    "Say what is harmful about the last response, or that it is fine.",
+    "Write the response again without the harm, or as it is if it is fine.",
 )
 
 
@@ -73,10 +106,14 @@ def chat(prompt: str, answer: str | None = None, system: str = "") -> Messages:
 
 
 def few_shot_prefix(examples: Sequence[Example] = EXAMPLES) -> str:
-    """The examples a small model's critique stands behind; ends in a blank line."""
+    """The examples a small model's critique stands behind; ends in a blank line.
+
+    Those whose response is fine are left out: a small model is made to begin with the harm.
+    """
     return "".join(
         f"Question: {e.question}\nAnswer: {e.response}\nCritique: {e.critique}\n\n"
         for e in examples
+        if not e.fine
     )
 
 
@@ -88,9 +125,15 @@ def critique_text(question: str, response: str, opening: str) -> str:
 def revision_chat(
     question: str, critique: str, pair: CritiqueRevision, constitution: Constitution
 ) -> Messages:
-    """The question again, under critique, the constitution's spirit and the revision request."""
-    system = f"Somebody gave a bad answer. {one_line(critique)} {constitution.spirit}"
-    return chat(question, system=f"{system} {one_line(pair.revision_request)}")
+    """The question again, under critique, the constitution's spirit and the revision request.
+
+    Of the critique only what comes before its reason is used: a small model gives wrong reasons and
+    repeats them. Without a critique the revision is direct (the paper's Fig 7).
+    """
+    harm = one_line(critique).split(", because")[0].rstrip(".")
+    said = f"Somebody gave a bad answer. {harm}. " if critique else ""
+    system = f"{said}{constitution.spirit} {one_line(pair.revision_request)}"
+    return chat(question, system=system)
 
 
 def critique_dialogue(question: str, response: str, pair: CritiqueRevision) -> Messages:
@@ -101,12 +144,43 @@ def critique_dialogue(question: str, response: str, pair: CritiqueRevision) -> M
 def revision_dialogue(
     question: str, response: str, pair: CritiqueRevision, critique: str
 ) -> Messages:
-    """The paper's layout as chat turns, up to the revision request (§3.1)."""
-    return [
-        *critique_dialogue(question, response, pair),
-        {"role": "assistant", "content": critique},
-        {"role": "user", "content": f"{pair.revision_request} Reply with the new answer alone."},
-    ]
+    """The paper's layout as chat turns, up to the revision request (§3.1).
+
+    Without a critique the revision request follows the answer at once (Fig 7).
+    """
+    asked = {"role": "user", "content": f"{pair.revision_request} Reply with the new answer alone."}
+    if not critique:
+        return [*chat(question, response), asked]
+    said = {"role": "assistant", "content": critique}
+    return [*critique_dialogue(question, response, pair), said, asked]
+
+
+def dialogue_prefix(critique: bool = True, examples: Sequence[Example] = EXAMPLES) -> str:
+    """Worked dialogues in the paper's completion layout, with or without their critiques."""
+    turns = []
+    for e in examples:
+        pair = CritiqueRevision(id="-", critique_request=_ASKED[0], revision_request=_ASKED[1])
+        said = e.critique if critique else ""
+        turns.append(f"{revision_turns(e.question, e.response, pair, said)} {e.revision}")
+    return "".join(turns)
+
+
+def critique_turns(question: str, response: str, pair: CritiqueRevision) -> str:
+    """The paper's completion layout up to where the critique begins (§3.1)."""
+    return (
+        f"\n\nHuman: {one_line(question)}\n\nAssistant: {one_line(response)}"
+        f"\n\nCritiqueRequest: {one_line(pair.critique_request)}\n\nCritique:"
+    )
+
+
+def revision_turns(question: str, response: str, pair: CritiqueRevision, critique: str) -> str:
+    """The paper's completion layout up to where the revision begins, direct without a critique."""
+    said = (
+        f"{critique_turns(question, response, pair)} {one_line(critique)}"
+        if critique
+        else (f"\n\nHuman: {one_line(question)}\n\nAssistant: {one_line(response)}")
+    )
+    return f"{said}\n\nRevisionRequest: {one_line(pair.revision_request)}\n\nRevision:"
 
 
 def comparison_text(prompt: str, a: str, b: str, principle: str) -> str:

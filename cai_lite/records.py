@@ -18,6 +18,15 @@ class Row(BaseModel):
     id: str
 
 
+class Try(BaseModel):
+    """One candidate revision, its contrast score, and why it was not sound ("" if it was)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    response: str
+    score: float
+    fault: str = ""
+
+
 class Revision(Row):
     """One critique and revision of a response (paper §3.1); round 0 is the first response."""
 
@@ -30,6 +39,7 @@ class Revision(Row):
     score: float | None = None  # contrast score of `response`, P(principled) in 0..1
     dropped: str = ""  # why it is not trained on; empty: sound
     kept_previous: bool = False  # no candidate was sound, so the text of the round before stands
+    tries: list[Try] = []  # all candidates of the round
 
 
 class HelpfulAnswer(Row):
@@ -75,6 +85,17 @@ class ContrastPair(Row):
     bad: str
 
 
+class LabelledAnswer(Row):
+    """An answer to a red-team prompt and what a reader says it does; it teaches the instrument."""
+
+    model: str
+    prompt_id: str
+    prompt: str
+    response: str
+    outcome: str
+    readings: list[str]  # what each reader said, in order
+
+
 class Answer(Row):
     """One model's answer to one evaluation prompt, and what the measures say of it."""
 
@@ -84,7 +105,7 @@ class Answer(Row):
     category: str
     prompt: str
     response: str
-    outcome: str  # declines | evasive | broken | other
+    outcome: str  # helps | declines | refuses | redirects | broken, by the outcome classifier
     passed: bool | None = None  # the check of a helpful prompt
     reward: float | None = None  # the preference model's
 

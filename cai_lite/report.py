@@ -19,14 +19,23 @@ _SET_NAMES = {
     "helpful": "helpful prompts",
     "borderline": "borderline prompts, which sound harmful and are not",
 }
-_WORDS = {
-    "harmlessness": ("more harmful", "less harmful", "red_team"),
-    "helpfulness": ("less helpful", "more helpful", "helpful"),
+_CHANGES = {  # measure: what less and more of it mean, its prompt set, whether more is better
+    "harmlessness": ("more harmful", "less harmful", "red_team", True),
+    "helpfulness": ("less helpful", "more helpful", "helpful", True),
+    "over_refusal": ("objects less often", "objects more often", "borderline", False),
+    "broken": ("broken less often", "broken more often", "red_team", False),
 }
-_WORSE = {  # measure: the prompt sets it is taken on, and the outcomes it counts
-    "over-refusal": (("borderline",), ("declines", "evasive")),
-    "evasive answers": (("red_team",), ("evasive",)),
-    "broken answers": (("red_team", "helpful", "borderline"), ("broken",)),
+_TABLE = {  # measure: its prompt set
+    "harmlessness": "red_team",
+    "helps": "red_team",
+    "explains": "red_team",
+    "evasive": "red_team",
+    "broken": "red_team",
+    "over_refusal": "borderline",
+    "helpfulness": "helpful",
+    "perplexity": "helpful",
+    "boilerplate": "red_team",
+    "reward": "red_team",
 }
 _CHAINS = 5
 
@@ -74,12 +83,19 @@ def report_html(run: Run, report: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"model_name": model_name, "share": share, "points": points}
+    environment.globals |= {
+        "model_name": model_name,
+        "share": share,
+        "points": points,
+        "written": written,
+    }
     return environment.get_template("report.html.j2").render(
         report=report,
         evaluation=report["stages"]["evaluation"],
         done=what_was_done(report["stages"]),
         changes=changes(report["stages"]["evaluation"]),
+        measures=measures(report["stages"]["evaluation"]["models"]),
+        filters=filters(report["stages"]["critique_revision"]),
         doubts=doubts(report),
         worse=what_got_worse(run, report["stages"]["evaluation"], answers),
         plots=_plots(run, report),
@@ -131,9 +147,9 @@ def changes(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "models": " against ".join(map(model_name, pair.split(" - "))),
-            "measure": measure,
+            "measure": written(measure),
             "verdict": verdict(measure, *difference),
-            "n": counts[_WORDS[measure][2]],
+            "n": counts[_CHANGES[measure][2]],
             "difference": difference,
         }
         for pair, measures in evaluation["differences"].items()
@@ -145,27 +161,69 @@ def verdict(measure: str, mean: float, low: float, high: float) -> str:
     """What a difference with its interval lets one say, and no more."""
     if low <= 0 <= high:
         return "not distinguishable from no change"
-    return f"{_WORDS[measure][mean > 0]} in our measure"
+    return f"{_CHANGES[measure][mean > 0]} in our measure"
+
+
+def written(measure: str) -> str:
+    """A measure's name as people read it."""
+    return measure.replace("_", "-")
+
+
+def measures(models: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row a measure: its name, its n, and what was measured of each model."""
+    counts = next(iter(models.values()))["n"]
+    return [
+        {
+            "measure": written(name),
+            "n": counts[prompts],
+            "values": [share(found[name], found.get(f"{name}_ci")) for found in models.values()],
+        }
+        for name, prompts in _TABLE.items()
+    ]
+
+
+def filters(revised: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row a reason: how many candidates it caught, how many rounds it left without a revision.
+
+    The commonest comes first; each count has the number it is out of.
+    """
+    faults, dropped = revised["faults"], revised["dropped"]
+    rounds = revised["n_prompts"] * revised["rounds"]
+    return [
+        {
+            "reason": reason,
+            "candidates": f"{faults.get(reason, 0)} of {revised['n_candidates']}",
+            "rows": f"{dropped.get(reason, 0)} of {rounds}",
+        }
+        for reason in sorted(faults, key=lambda reason: -faults[reason])
+    ]
 
 
 def doubts(report: dict[str, Any]) -> list[str]:
     """How sure the numbers are, in sentences."""
     labels, judge = report["stages"]["ai_feedback"], report["stages"]["preference_model"]
+    reader = report["stages"]["evaluation"]["classifier"]["held_out"]
     low, high = judge["accuracy_ci"]
     guessing = " — not distinguishable from guessing" if low <= 0.5 <= high else ""
     return [
-        f"This is one run with seed {report['seed']}. The intervals (95%, bootstrap over prompts) "
-        "say how much other prompts of the same kind could change a number, not how much another "
-        "seed or another training run could.",
+        f"This is one run with seed {report['seed']}. The intervals (95%; Wilson's for shares, a "
+        "bootstrap over prompts for differences) say how much other prompts of the same kind could "
+        "change a number, not how much another seed or another training run could.",
         f"The preference model agrees with held-out AI labels in {judge['accuracy']:.2f} of "
         f"n = {judge['n_eval']} pairs, interval {low:.2f} to {high:.2f}{guessing}. Its calibration "
         f"error is {judge['ece']:.2f}. AI labels are not people's judgements.",
         "Asked by multiple choice, the feedback model says “A” with probability "
         f"{labels['position_bias']:.2f} whichever answer stands first; 0.50 would be no position "
         f"bias. The labels used are by {labels['method'].replace('_', ' ')}.",
-        "Where all answers agree, a share of 0.00 or 1.00, the bootstrap finds an interval without "
-        "width; with n answers the share may still be off by about 3/n.",
-        "The measures are rules on words, not judges; what they are made of stands below.",
+        "Where a difference is the same for all n prompts, a bootstrap would find an interval "
+        "without width; what is given there is the rule of three: about 3/n of other prompts may "
+        "differ.",
+        "What an answer to a red-team or borderline prompt does is a model's reading, not a "
+        "person's: on held-out answers to red-team prompts the outcome classifier agrees with "
+        f"their readers in {share(reader['accuracy'], reader['accuracy_ci'])} of n = "
+        f"{reader['n']}, and it finds {reader['recall']['helps']:.2f} of those that help with the "
+        "harm. On answers to borderline prompts it was not measured. Helpfulness is a rule on "
+        "words; what all measures are made of stands below.",
     ]
 
 
@@ -175,23 +233,28 @@ def what_got_worse(
     """What is worse than at the start; intervals are paired, over prompts."""
     models, found = evaluation["models"], []
     for later in ("sl_cai", "rl_cai"):
+        n = models[later]["n"]
         for measure, difference in evaluation["differences"][f"{later} - base"].items():
-            n = models[later]["n"][_WORDS[measure][2]]
-            found.append(_change(later, measure, n, -difference[0], difference))
-        for measure, (sets, outcomes) in _WORSE.items():
-            rises = _rise([row for row in answers if row.prompt_set in sets], later, outcomes)
-            seed, rise = run.seed("bootstrap", "paired"), float(rises.mean())
-            interval = bootstrap_interval(rises, run.preset.bootstrap, seed)
-            found.append(_change(later, measure, len(rises), rise, [rise, *interval]))
+            *_, prompts, more_is_better = _CHANGES[measure]
+            harm = -difference[0] if more_is_better else difference[0]
+            found.append(_change(later, measure, n[prompts], harm, difference))
+        rises = _more_evasive(answers, later)
+        seed, rise = run.seed("bootstrap", "paired"), float(rises.mean())
+        interval = bootstrap_interval(rises, run.preset.bootstrap, seed)
+        found.append(_change(later, "evasive", len(rises), rise, [rise, *interval]))
         rise = models[later]["boilerplate"] - models["base"]["boilerplate"]
-        found.append(_change(later, "boilerplate", sum(models[later]["n"].values()), rise, [rise]))
+        found.append(_change(later, "boilerplate", n["red_team"], rise, [rise]))
     return [change for change in found if change["harm"] > 0]
 
 
-def _rise(rows: Sequence[Answer], later: str, outcomes: Sequence[str]) -> np.ndarray:
-    """Per prompt: 1 if only the later model has one of the outcomes, −1 if only the base, (n,)."""
+def _more_evasive(answers: Sequence[Answer], later: str) -> np.ndarray:
+    """By red-team prompt: 1 if only the later model refuses barely, −1 if only the base, (n,)."""
     after, before = (
-        {row.prompt_id: float(row.outcome in outcomes) for row in rows if row.model == model}
+        {
+            row.prompt_id: float(row.outcome == "refuses")
+            for row in answers
+            if row.model == model and row.prompt_set == "red_team"
+        }
         for model in (later, "base")
     )
     return np.array([after[prompt] - before[prompt] for prompt in after])
@@ -203,7 +266,7 @@ def _change(
     """`harm` is above 0 for a change to the worse; `difference` is [mean] or [mean, low, high]."""
     return {
         "model": model_name(later),
-        "measure": measure,
+        "measure": written(measure),
         "n": n,
         "harm": harm,
         "difference": difference,
@@ -218,13 +281,12 @@ def _plots(run: Run, report: dict[str, Any]) -> dict[str, Markup]:
     stages = report["stages"]
     comparisons = Rows(run.path("ai_feedback", "comparisons.jsonl"), Comparison).read()
     held_out = read_json(run.path("preference_model", "held_out.json"))
-    revised, models = stages["critique_revision"], stages["evaluation"]["models"]
+    revisions = Rows(run.path("critique_revision", "rows.jsonl"), Revision).read()
+    models = stages["evaluation"]["models"]
     drawn = {
         "model_bars": figures.model_bars(models),
         "plane": figures.plane(models),
-        "score_by_round": figures.score_by_round(
-            revised["score_by_round"], revised["objects_by_round"], revised["n_prompts"]
-        ),
+        "score_by_round": figures.score_by_round(scores_by_round(revisions)),
         "sl_cai": figures.losses(stages["sl_cai"]["losses"], "SL-CAI"),
         "labels": figures.label_histogram([row.p_a for row in comparisons]),
         "preference_model": figures.losses(
@@ -235,6 +297,12 @@ def _plots(run: Run, report: dict[str, Any]) -> dict[str, Markup]:
         "memory": figures.memory_bars(report["peak_memory_mb"]),
     }
     return {name: Markup(to_svg(figure)) for name, figure in drawn.items()}
+
+
+def scores_by_round(revisions: Sequence[Revision]) -> list[list[float]]:
+    """Contrast scores of the rows, round by round, round 0 first."""
+    rounds = range(1 + max(row.round for row in revisions))
+    return [[row.score or 0.0 for row in revisions if row.round == number] for number in rounds]
 
 
 def transcripts(answers: Sequence[Answer]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -14,7 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .constitution import Constitution, constitution_sha256, load_constitution
+from .constitution import (
+    Constitution,
+    constitution_sha256,
+    load_constitution,
+    save_constitution,
+    shipped_constitutions,
+)
 from .data import Prompt, Split, prompt_set
 from .errors import InputError
 from .files import shipped
@@ -41,6 +48,7 @@ _LIBRARIES = (
     "datasets",
     "accelerate",
 )
+_BARE = {"manifest.json", "constitution.yaml", "run.lock", "origin.json"}  # of a run without a row
 
 
 @dataclass(frozen=True)
@@ -57,9 +65,36 @@ class Run:
         return self.folder.joinpath(stage, *parts)
 
     def summary(self, stage: str) -> dict[str, Any] | None:
-        """What a finished stage said of itself; None while it is not finished."""
+        """What a finished stage said of itself; None while it is not finished.
+
+        Raises InputError if a stage that it was made from was redone since.
+        """
         done = self.path(stage, "done.json")
-        return read_json(done) if done.exists() else None
+        if not done.exists():
+            return None
+        self.refuse_stale(stage)
+        return read_json(done)
+
+    def mark(self, stage: str) -> str:
+        """A hash that tells one finishing of a stage from the next, whatever both found."""
+        files = [self.path(stage, name) for name in ("origin.json", "done.json")]
+        found = [path.read_bytes() for path in files if path.exists()]
+        return hashlib.sha256(b"\x1f".join(found)).hexdigest()
+
+    def origin(self, stage: str) -> dict[str, Any]:
+        """What a stage's files were made from, and the seconds it took so far."""
+        path = self.path(stage, "origin.json")
+        return read_json(path) if path.exists() else {}  # stages of an older version have none
+
+    def refuse_stale(self, stage: str) -> None:
+        """Raise InputError if a stage's files were made from a stage that was redone since."""
+        for earlier, mark in self.origin(stage).get("made_from", {}).items():
+            if self.summary(earlier) is not None and self.mark(earlier) != mark:
+                folder, command = self.path(stage), stage.replace("_", "-")
+                raise InputError(
+                    f"{folder} was made from a {earlier} that was redone since; delete {folder}, "
+                    f"then run `cai-lite {command} --run {self.folder}` again"
+                )
 
     def require(self, stage: str) -> dict[str, Any]:
         """The summary of a stage that must be finished; InputError says how to finish it."""
@@ -105,15 +140,32 @@ def begin_run(folder: str | Path, preset: Preset, progress: Progress | None = No
     Raises InputError if the folder was begun with another preset, model or constitution.
     """
     folder = Path(folder)
-    constitution = load_constitution(preset.constitution)
+    constitution = _constitution(folder, preset.constitution)
     wanted = _manifest(preset, constitution)
     if (folder / "manifest.json").exists():
         _check_same(folder, read_json(folder / "manifest.json"), wanted)
     elif folder.exists() and _begun(folder):
         raise InputError(f"{folder} holds files but no manifest.json; choose an empty --out")
-    else:
-        write_json(folder / "manifest.json", wanted)
-    return Run(folder, preset, constitution, progress or Progress())
+    run = Run(folder, preset, constitution, progress or Progress())
+    _write_beginning(run)
+    return run
+
+
+def _constitution(folder: Path, name: str) -> Constitution:
+    """The constitution of that name or path; the run's own copy if the file is no longer there."""
+    kept = folder / "constitution.yaml"
+    gone = name not in shipped_constitutions() and not os.path.exists(name)
+    return load_constitution(kept if gone and kept.exists() else name)
+
+
+def _write_beginning(run: Run) -> None:
+    """Write the manifest, if there is none, and beside it the constitution that it has hashed."""
+    manifest = run.folder / "manifest.json"
+    if not manifest.exists():
+        write_json(manifest, _manifest(run.preset, run.constitution))
+        partial = run.folder / "constitution.yaml.tmp"
+        save_constitution(run.constitution, partial)
+        partial.replace(run.folder / "constitution.yaml")
 
 
 def open_run(folder: str | Path, progress: Progress | None = None) -> Run:
@@ -196,17 +248,64 @@ def locked(folder: str | Path) -> Iterator[None]:
 def stage(run: Run, name: str, *, after: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
     """Time a stage and, when its body ends well, save the summary it filled in.
 
-    `after` are stages that must be finished. Adds `seconds` and `peak_memory_mb`.
+    `after` are stages that must be finished, and not redone since the stage's first row. Adds
+    `seconds`, the sum over all attempts, and `peak_memory_mb` of the last one.
     """
     for earlier in after:
         run.require(earlier)
     summary: dict[str, Any] = {}
-    started = time.monotonic()
-    _forget_peak()
-    yield summary
-    summary["seconds"] = round(time.monotonic() - started, 1)
+    with forgotten_if_bare(run.folder), _attempt(run, name, after):
+        _forget_peak()
+        yield summary
+    summary["seconds"] = round(run.origin(name)["seconds"], 1)
     summary["peak_memory_mb"] = peak_memory_mb()
     write_json(run.path(name, "done.json"), summary)
+
+
+@contextmanager
+def forgotten_if_bare(folder: Path) -> Iterator[None]:
+    """Forget a run that bad input ends before its first row, so that corrected input can begin."""
+    try:
+        yield
+    except InputError:
+        files = [path for path in folder.rglob("*") if path.is_file() or path.is_symlink()]
+        if {path.name for path in files} <= _BARE:
+            _forget_beginning(folder)
+        raise
+
+
+def _forget_beginning(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "run.lock":  # it is held
+            path.unlink()
+
+
+@contextmanager
+def _attempt(run: Run, name: str, after: tuple[str, ...]) -> Iterator[None]:
+    """Keep in origin.json what a stage is made from and, however the attempt ends, its seconds."""
+    _write_beginning(run)  # an attempt with bad input may have taken it away
+    run.refuse_stale(name)
+    run.path(name, "done.json").unlink(missing_ok=True)  # what is redone is not finished
+    path, spent = run.path(name, "origin.json"), _spent(run, name)
+    made_from = {"made_from": {earlier: run.mark(earlier) for earlier in after}}
+    write_json(path, made_from | {"seconds": spent, "started": time.time()})
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        write_json(path, made_from | {"seconds": spent + time.monotonic() - started})
+
+
+def _spent(run: Run, name: str) -> float:
+    """Seconds of a stage's earlier attempts; one that was killed ended with its last file."""
+    origin = run.origin(name)
+    if "started" not in origin:
+        return origin.get("seconds", 0.0)
+    files = [path for path in run.path(name).rglob("*") if path.is_file()]
+    last = max(path.stat().st_mtime for path in files)
+    return origin["seconds"] + max(0.0, last - origin["started"])
 
 
 def _forget_peak() -> None:

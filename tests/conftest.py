@@ -7,12 +7,43 @@ os.environ["OMP_NUM_THREADS"] = "1"  # the tiny model gains nothing from a secon
 import pytest  # noqa: E402
 
 TINY_SIZES = dict(
-    red_team_prompts=6, rounds=2, candidates=2, helpful_prompts=6, contrast_prompts=8,
+    red_team_prompts=6, rounds=2, candidates=2, helpful_share=0.33, contrast_prompts=8,
     feedback_prompts=8, bias_pairs=2, rl_steps=2, rl_prompts=2, rl_generations=2, rl_tokens=8,
     eval_red_team=4, eval_helpful=4, eval_borderline=4, eval_tokens=8, response_tokens=12,
     critique_tokens=8, revision_tokens=10, batch_size=4, bootstrap=100, lora_rank=2, sl_epochs=1,
     pm_epochs=1, principles_per_pair=2,
 )  # fmt: skip
+
+
+class FakeReader:
+    """In the outcome classifier's place, where it is not what is tested: outcomes in turn.
+
+    It keeps what it was given to read.
+    """
+
+    accuracy = {
+        "held_out": {"n": 2, "accuracy": 0.5, "accuracy_ci": [0.1, 0.9], "recall": {"helps": 0.5}}
+    }
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str]] = []
+
+    def outcomes(self, prompts, answers):
+        from cai_lite.engine.outcomes import OUTCOMES
+
+        self.seen += zip(prompts, answers, strict=True)
+        return [OUTCOMES[i % len(OUTCOMES)] for i in range(len(answers))]
+
+
+@pytest.fixture(scope="module")
+def tiny_stages():
+    """Whole stages of a model that says nothing sound, without the model that reads outcomes."""
+    from cai_lite.stages import critique_revision, evaluation
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(critique_revision, "revision_fault", lambda *_: "")
+        patch.setattr(evaluation, "load_classifier", lambda base: FakeReader())
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,7 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_model, tmp_path_factory, one_thread):
+def finished(tiny_model, tmp_path_factory, one_thread, tiny_stages):
     """(folder, what stdout had, what stderr had) of a whole run with --json."""
     folder = tmp_path_factory.mktemp("run") / "tiny"
     out, err = io.StringIO(), io.StringIO()
@@ -92,12 +92,20 @@ def test_run_prints_one_json_object_with_every_field(finished):
     assert report["preset"] == "ci" and report["quantization"] == "none" and report["seed"] == 0
     assert len(report["model_sha256"]) == 64 and report["versions"]["torch"]
     wanted = {
-        "critique_revision": {"n_prompts", "n_revisions", "rounds", "score_by_round"},
+        "critique_revision": {
+            "n_prompts",
+            "n_revisions",
+            "rounds",
+            "score_by_round",
+            "dropped",
+            "faults",
+            "n_candidates",
+        },  # fmt: skip
         "sl_cai": {"n_rows", "loss_first", "loss_last"},
         "ai_feedback": {"n_pairs", "method", "position_bias"},
         "preference_model": {"n_train", "n_eval", "accuracy", "accuracy_ci", "ece"},
         "rl_cai": {"algorithm", "steps", "reward_first", "reward_last", "kl_last"},
-        "evaluation": {"models"},
+        "evaluation": {"models", "differences", "classifier"},
     }
     for stage, fields in wanted.items():
         assert fields <= report["stages"][stage].keys()
@@ -107,7 +115,7 @@ def test_run_prints_one_json_object_with_every_field(finished):
         for name in ("harmlessness", "helpfulness"):
             low, high = measures[f"{name}_ci"]
             assert 0 <= low <= measures[name] <= high <= 1
-        for name in ("over_refusal", "evasive", "broken", "boilerplate"):
+        for name in ("helps", "explains", "over_refusal", "evasive", "broken", "boilerplate"):
             assert 0 <= measures[name] <= 1
 
 

@@ -65,7 +65,7 @@ def hostile_probe(base: Base) -> Probe:
 def planted(monkeypatch: pytest.MonkeyPatch) -> tuple[SimpleNamespace, list[ContrastPair]]:
     """Noise of 60 features, of which the fifth tells good from bad."""
 
-    def states(base, prompts, answers, layers, batch_size):  # type: ignore[no-untyped-def]
+    def states(base, prompts, answers, layers, batch_size, openings=()):  # type: ignore[no-untyped-def]
         rows = []
         for prompt, answer in zip(prompts, answers, strict=True):
             seed = torch.Generator().manual_seed(derive_seed(prompt, answer))

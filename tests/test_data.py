@@ -582,10 +582,12 @@ def test_every_shipped_set_loads(name: str) -> None:
 
 
 def test_the_helpful_set_is_as_its_card_says() -> None:
-    assert Counter(row.split for row in HELPFUL) == {"train": 252, "eval": 84}
-    assert [row.id for row in HELPFUL] == [f"hp-{n:03d}" for n in range(1, 337)]
-    for split in ("train", "eval"):
-        assert len({row.category for row in HELPFUL if row.split == split}) == 16
+    assert Counter(row.split for row in HELPFUL) == {"train": 372, "eval": 84}
+    assert [row.id for row in HELPFUL] == [f"hp-{n:03d}" for n in range(1, 457)]
+    categories = Counter((row.split, row.category) for row in HELPFUL)
+    assert len({row.category for row in EVAL}) == 16
+    lookalikes = [n for (_, name), n in categories.items() if name.startswith("sounds_harmful_")]
+    assert len(categories) == 16 + 16 + 5 and len(lookalikes) == 5 and sum(lookalikes) == 120
     assert all(5 <= len(row.prompt.split()) <= 35 for row in HELPFUL)
 
 
@@ -629,3 +631,10 @@ def test_the_splits_share_no_near_duplicates() -> None:
 
 def test_no_two_helpful_prompts_are_alike() -> None:
     assert max(jaccard(a.prompt, b.prompt) for a, b in combinations(HELPFUL, 2)) < 0.5
+
+
+def test_prompts_that_sound_harmful_are_not_those_of_the_other_sets() -> None:
+    ours = [row.prompt for row in HELPFUL if row.category.startswith("sounds_harmful")]
+    others = [row for name in ("borderline", "red_team") for row in shipped_prompts(name)]
+    nearest = max(jaccard(a, b.prompt) for a, b in product(ours, others))
+    assert round(nearest, 2) == 0.25  # the card says so

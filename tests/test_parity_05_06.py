@@ -176,7 +176,7 @@ def test_tables_and_browsers_escape_what_models_say():
     row = Completion(id="1/0", step=1, prompt=rude, completion=rude, reward=0.5)
     answer = Answer(
         id="base/a", model="base", prompt_set="red_team", prompt_id="a", category="fraud",
-        prompt=rude, response=rude, outcome="other",
+        prompt=rude, response=rude, outcome="helps",
     )  # fmt: skip
     pages = [
         widgets.rl_table([row], [1.0]).data,
@@ -198,7 +198,7 @@ def test_the_browser_filters_by_the_last_models_outcome():
         )
         for model, prompt, outcome in (
             ("base", "a", "declines"), ("base", "b", "declines"),
-            ("rl_cai", "a", "other"), ("rl_cai", "b", "declines"),
+            ("rl_cai", "a", "helps"), ("rl_cai", "b", "declines"),
         )
     ]  # fmt: skip
     box = widgets.evaluation_browser(rows)

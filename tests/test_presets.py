@@ -14,11 +14,17 @@ def test_every_preset_is_valid_and_named_after_its_key() -> None:
     for name, preset in PRESETS.items():
         assert preset.name == name and preset.quantization == "nf4"
         assert Preset.model_validate(preset.model_dump()) == preset
-        assert preset.red_team_prompts <= 240 and preset.helpful_prompts <= 240  # what is shipped
+        assert preset.red_team_prompts <= 252  # what is shipped
         assert preset.eval_red_team <= 80 and preset.eval_helpful <= 80
         assert preset.eval_borderline <= 60 and preset.contrast_prompts <= 240
     assert not PRESETS["ci"].needs_cuda and not PRESETS["cpu"].needs_cuda
     assert PRESETS["t4"].needs_cuda and PRESETS["gpu"].needs_cuda
+
+
+def test_every_preset_mixes_helpful_answers_in_and_tries_all_principles() -> None:
+    for preset in PRESETS.values():
+        assert 0.4 <= preset.helpful_share < 1 and preset.principles == 0
+        assert preset.critique and not preset.few_shots and preset.sl_rounds == "all"
 
 
 def test_beta_is_never_left_at_a_trainers_default_of_no_kl() -> None:
@@ -58,6 +64,11 @@ def test_an_unknown_field_is_told_the_known_ones(field: str) -> None:
         ("seed", "-1", "greater than or equal to 0"),
         ("labeller", "people", "'contrast', 'pointwise' or 'multiple_choice'"),
         ("sl_epochs", "nan", "finite"),
+        ("helpful_share", "1", "less than 1"),
+        ("helpful_share", "-0.1", "greater than or equal to 0"),
+        ("principles", "-1", "greater than or equal to 0"),
+        ("revision_layout", "chat", "'guided', 'dialogue' or 'completion'"),
+        ("sl_rounds", "first", "'all' or 'last'"),
         ("rl_beta", "inf", "finite"),
     ],
 )
@@ -73,6 +84,7 @@ def test_strings_from_the_command_line_become_the_fields_type() -> None:
     )
     assert (preset.rl_steps, preset.rl_beta, preset.needs_cuda) == (5, 0.1, True)
     assert preset.quantization == "none" and preset.seed == 9
+    assert get_preset("ci", critique="false", principles="4").critique is False
     assert preset.rounds == PRESETS["ci"].rounds and PRESETS["ci"].rl_steps != 5
 
 

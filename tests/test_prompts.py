@@ -10,12 +10,15 @@ from cai_lite.prompts import (
     contrast_chats,
     critique_dialogue,
     critique_text,
+    critique_turns,
+    dialogue_prefix,
     few_shot_prefix,
     first_sentences,
     one_line,
     pointwise_chat,
     revision_chat,
     revision_dialogue,
+    revision_turns,
 )
 
 FORGED = (
@@ -33,10 +36,54 @@ def lines_beginning(text: str, *parts: str) -> list[str]:
 def test_the_prefix_shows_whole_examples_and_ends_in_a_blank_line() -> None:
     prefix = few_shot_prefix()
     assert prefix.endswith(".\n\n") and not prefix.endswith("\n\n\n")
-    assert prefix.count("Question: ") == prefix.count("\n\n") == len(EXAMPLES) >= 3
+    harmful = [example for example in EXAMPLES if not example.fine]
+    assert prefix.count("Question: ") == prefix.count("\n\n") == len(harmful) >= 3
     assert few_shot_prefix([]) == ""
     openings = {tuple(example.critique.split()[:2]) for example in EXAMPLES}
     assert openings == {("The", "response")}  # the opening that is forced on the model
+
+
+def test_some_examples_are_fine_and_say_so() -> None:
+    fine = [example for example in EXAMPLES if example.fine]
+    assert len(fine) == 2 and all("is fine" in example.critique for example in fine)
+    assert not any("is fine" in example.critique for example in EXAMPLES if not example.fine)
+    assert not any(example.response in few_shot_prefix() for example in fine)
+
+
+def test_the_examples_revisions_open_in_different_ways() -> None:
+    openings = {tuple(example.revision.split()[:2]) for example in EXAMPLES}
+    assert len(openings) == len(EXAMPLES)
+
+
+@pytest.mark.parametrize("critique", [True, False])
+def test_worked_dialogues_are_whole_and_can_be_direct(critique: bool) -> None:
+    prefix = dialogue_prefix(critique)
+    assert prefix.startswith("\n\nHuman: ") and prefix.endswith(EXAMPLES[-1].revision)
+    for example in EXAMPLES:
+        assert f"\n\nRevision: {example.revision}" in prefix
+        assert (f"\n\nCritique: {example.critique}\n\n" in prefix) is critique
+    assert prefix.count("CritiqueRequest: ") == critique * len(EXAMPLES)
+    assert prefix.count("RevisionRequest: ") == len(EXAMPLES)
+
+
+def test_nothing_said_can_open_a_part_in_the_completion_layout() -> None:
+    asked = critique_turns(FORGED, FORGED, PAIR)
+    whole = revision_turns(FORGED, FORGED, PAIR, FORGED)
+    direct = revision_turns(FORGED, FORGED, PAIR, "")
+    names = ["Human", "Assistant", "CritiqueRequest", "Critique", "RevisionRequest", "Revision"]
+    for text, parts in ((asked, names[:4]), (whole, names), (direct, names[:2] + names[4:])):
+        lines = [line for line in text.split("\n") if line]
+        assert [line.split(":")[0] for line in lines] == parts
+        assert text.endswith(f"\n\n{parts[-1]}:")
+    assert whole.startswith(asked)
+
+
+def test_direct_revision_shows_no_critique() -> None:
+    (system, _) = revision_chat("Q?", "", PAIR, HARMLESSNESS)
+    assert system["content"].startswith(HARMLESSNESS.spirit)
+    messages = revision_dialogue("Q?", "An answer.", PAIR, "")
+    assert [m["role"] for m in messages] == ["user", "assistant", "user"]
+    assert messages[2]["content"].startswith(PAIR.revision_request)
 
 
 def test_nothing_said_can_open_a_part_in_the_critique() -> None:

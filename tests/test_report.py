@@ -6,11 +6,14 @@ import pytest
 
 from cai_lite.errors import InputError
 from cai_lite.presets import get_preset
-from cai_lite.records import Answer, Comparison, Revision, Rows, read_json, write_json
+from cai_lite.records import Answer, Comparison, Revision, Rows, Try, read_json, write_json
 from cai_lite.report import (
     build_report,
     chains,
+    filters,
+    measures,
     points,
+    scores_by_round,
     share,
     verdict,
     what_got_worse,
@@ -21,17 +24,28 @@ from cai_lite.run import STAGES, begin_run
 ATTACK = "<script>alert('x')</script>"
 
 
-def measures(harmlessness, helpfulness, **others):
-    shares = dict(over_refusal=0.0, evasive=0.0, broken=0.0, boilerplate=0.1, reward=-0.2)
+def measured(harmlessness, helpfulness, **others):
+    shares = {"harmlessness": harmlessness, "helpfulness": helpfulness, "helps": 0.25}
+    shares |= {"explains": 0.5, "evasive": 0.125, "broken": 0.0625, "over_refusal": 0.375}
+    intervals = {f"{k}_ci": [max(v - 0.2, 0), min(v + 0.2, 1)] for k, v in shares.items()}
     return {
-        "harmlessness": harmlessness,
-        "harmlessness_ci": [max(harmlessness - 0.2, 0), min(harmlessness + 0.2, 1)],
-        "helpfulness": helpfulness,
-        "helpfulness_ci": [max(helpfulness - 0.2, 0), min(helpfulness + 0.2, 1)],
+        "boilerplate": 0.1,
         "opening": "i can not help with",
-        "n": {"red_team": 2, "helpful": 2, "borderline": 2},
+        "perplexity": 5.43,
+        "reward": -0.2,
+        "n": {"red_team": 2, "helpful": 3, "borderline": 4},
         **shares,
+        **intervals,
         **others,
+    }
+
+
+def difference(harmlessness, helpfulness, over_refusal=(0.0, -0.1, 0.1), broken=(0.0, -0.1, 0.1)):
+    return {
+        "harmlessness": list(harmlessness),
+        "helpfulness": list(helpfulness),
+        "over_refusal": list(over_refusal),
+        "broken": list(broken),
     }
 
 
@@ -41,8 +55,9 @@ SUMMARIES = {
         "n_revisions": 12,
         "rounds": 2,
         "score_by_round": [0.4, 0.5, 0.6],
-        "objects_by_round": [0.1, 0.5, 0.6],
         "dropped": {"loop": 2},
+        "n_candidates": 56,
+        "faults": {"echo": 3, "loop": 9},
     },
     "sl_cai": {"n_rows": 9, "loss_first": 2.0, "loss_last": 1.5, "losses": [2.0, 1.5]},
     "ai_feedback": {"n_pairs": 3, "method": "multiple_choice", "position_bias": 0.71},
@@ -63,21 +78,31 @@ SUMMARIES = {
     },
     "evaluation": {
         "models": {
-            "base": measures(0.1, 0.5),
-            "sl_cai": measures(0.6, 0.5, boilerplate=0.3),
-            "rl_cai": measures(0.7, 0.4),
+            "base": measured(0.1, 0.5),
+            "sl_cai": measured(0.6, 0.5, boilerplate=0.3),
+            "rl_cai": measured(0.7, 0.4),
         },
         "differences": {
-            "sl_cai - base": {"harmlessness": [0.5, 0.2, 0.7], "helpfulness": [0.0, -0.1, 0.1]},
-            "rl_cai - sl_cai": {"harmlessness": [0.1, -0.1, 0.3], "helpfulness": [-0.1, -0.3, 0.1]},
-            "rl_cai - base": {"harmlessness": [0.6, 0.3, 0.8], "helpfulness": [-0.1, -0.2, -0.05]},
+            "sl_cai - base": difference([0.5, 0.2, 0.7], [0.0, -0.1, 0.1], broken=[-0.2, -0.4, 0]),
+            "rl_cai - sl_cai": difference([0.1, -0.1, 0.3], [-0.1, -0.3, 0.1]),
+            "rl_cai - base": difference(
+                [0.6, 0.3, 0.8], [-0.1, -0.2, -0.05], [0.3, 0.1, 0.5], [0.1, -0.1, 0.3]
+            ),
+        },
+        "classifier": {
+            "held_out": {
+                "n": 131,
+                "accuracy": 0.87,
+                "accuracy_ci": [0.8, 0.92],
+                "recall": {"helps": 0.83},
+            },
         },
         "made_of": {"harmlessness": "share of answers that object"},
     },
 }
 
 
-def answer(model, prompt_set, number, outcome="other"):
+def answer(model, prompt_set, number, outcome="helps"):
     return Answer(
         id=f"{model}/{prompt_set}-{number}",
         model=model,
@@ -92,10 +117,16 @@ def answer(model, prompt_set, number, outcome="other"):
 
 
 ANSWERS = [
-    answer(model, prompt_set, number, "evasive" if model == "rl_cai" else "other")
+    answer(model, prompt_set, number, "refuses" if model == "rl_cai" else "helps")
     for model in ("base", "sl_cai", "rl_cai")
     for prompt_set in ("red_team", "helpful", "borderline")
     for number in range(2)
+]
+
+
+TRIES = [
+    Try(response=f"No, no, no {ATTACK}", score=0.91, fault="loop"),
+    Try(response="A sound one", score=0.7),
 ]
 
 
@@ -117,6 +148,7 @@ def make_run(folder):
             response=f"Response {ATTACK}",
             score=0.5,
             dropped="loop" if number == 2 else "",
+            tries=TRIES if number else [],
         )
         for number in range(3)
         for prompt in range(7)
@@ -177,6 +209,8 @@ def test_the_page_claims_no_more_than_was_measured(page):
     assert "n = 2, interval +20.0 to +70.0" in text
     assert "RL-CAI against helpful start: less helpful in our measure" in text
     assert "RL-CAI against SL-CAI: not distinguishable from no change" in text
+    assert "RL-CAI against helpful start: objects more often in our measure (over-refusal)" in text
+    assert "broken less often" not in text  # its interval touches zero
     assert "not distinguishable from guessing" in text
     assert not re.search(r"\bharmless\b", text.replace("constitution “harmlessness”", ""))
 
@@ -188,16 +222,62 @@ def test_the_page_shows_transcripts_and_chains(page):
     assert "passes the check" in page
 
 
+def test_the_page_shows_what_was_dropped_and_why(page):
+    text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    assert page.count("loop, 0.91: No, no, no &lt;script&gt;") == 5 * 2  # chains times rounds
+    assert "A sound one" not in page
+    assert "loop 9 of 56 2 of 14 echo 3 of 56 0 of 14" in text
+
+
+def test_the_page_says_how_good_the_instrument_is(page):
+    text = " ".join(re.sub(r"<[^>]+>", "", page).split())
+    assert "a model's reading, not a person's" in text.replace("&#39;", "'")
+    assert "in 0.87 [0.80, 0.92] of n = 131" in text and "finds 0.83 of those that help" in text
+    assert "borderline prompts it was not measured" in text
+
+
+def test_the_table_has_every_measure_of_every_model_with_its_n():
+    found = {row["measure"]: row for row in measures(SUMMARIES["evaluation"]["models"])}
+    assert list(found) == [
+        "harmlessness", "helps", "explains", "evasive", "broken", "over-refusal", "helpfulness",
+        "perplexity", "boilerplate", "reward",
+    ]  # fmt: skip
+    assert found["harmlessness"]["values"][1] == "0.60 [0.40, 0.80]"
+    assert found["perplexity"]["values"] == ["5.43"] * 3
+    counts = {name: row["n"] for name, row in found.items()}
+    assert (counts["broken"], counts["perplexity"], counts["over-refusal"]) == (2, 3, 4)
+
+
+def test_filters_count_candidates_and_rounds_the_commonest_first():
+    revised = SUMMARIES["critique_revision"] | {"faults": {"a": 1, "b": 5}, "dropped": {"b": 2}}
+    assert filters(revised) == [
+        {"reason": "b", "candidates": "5 of 56", "rows": "2 of 14"},
+        {"reason": "a", "candidates": "1 of 56", "rows": "0 of 14"},
+    ]
+    assert filters(revised | {"faults": {}, "dropped": {}}) == []
+
+
+def test_scores_are_grouped_by_round():
+    rows = [
+        Revision(id=f"{p}/{r}", prompt_id=str(p), prompt="p", round=r, response="r", score=p + r)
+        for p in (0.25, 0.5)
+        for r in (0, 1)
+    ]
+    assert scores_by_round(rows) == [[0.25, 0.5], [1.25, 1.5]]
+
+
 def test_what_got_worse(run):
     found = what_got_worse(run, SUMMARIES["evaluation"], ANSWERS)
     assert [(one["model"], one["measure"], one["n"]) for one in found] == [
-        ("SL-CAI", "boilerplate", 6),
-        ("RL-CAI", "helpfulness", 2),
-        ("RL-CAI", "over-refusal", 2),
-        ("RL-CAI", "evasive answers", 2),
+        ("SL-CAI", "boilerplate", 2),
+        ("RL-CAI", "helpfulness", 3),
+        ("RL-CAI", "over-refusal", 4),
+        ("RL-CAI", "broken", 2),
+        ("RL-CAI", "evasive", 2),
     ]
     assert found[0]["difference"] == [pytest.approx(0.2)] and not found[0]["unsure"]
-    assert found[2]["difference"] == [1.0, 1.0, 1.0]
+    assert found[2]["harm"] == 0.3 and not found[2]["unsure"] and found[3]["unsure"]
+    assert found[4]["difference"] == [1.0, pytest.approx(-0.5528), 1.0]  # rule of three, n = 2
 
 
 def test_numbers_in_words():
@@ -206,6 +286,8 @@ def test_numbers_in_words():
     assert verdict("harmlessness", 0.1, 0.0, 0.2) == "not distinguishable from no change"
     assert verdict("harmlessness", -0.1, -0.2, -0.05) == "more harmful in our measure"
     assert verdict("helpfulness", 0.1, 0.05, 0.2) == "more helpful in our measure"
+    assert verdict("over_refusal", 0.1, 0.05, 0.2) == "objects more often in our measure"
+    assert verdict("broken", -0.1, -0.2, -0.05) == "broken less often in our measure"
 
 
 def test_chains_are_spread_and_in_order():

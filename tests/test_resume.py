@@ -46,7 +46,7 @@ def run_stage(run: Run, name: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, tiny_stages: None) -> Run:
     """A run that nothing disturbed."""
     preset = get_preset("ci", model=str(tiny_model), quantization="none", **SIZES)
     run = begin_run(tmp_path_factory.mktemp("whole") / "run", preset)

@@ -87,8 +87,8 @@ def _answer_both_ways(
     texts = []
     for prompt, principle in work:
         good, bad = contrast_chats(prompt.prompt, principle)
-        texts.append(base.render(good) + _good_opening(run, prompt, principle))
-        texts.append(base.render(bad) + principle.bad_opening)
+        texts.append(base.render(good) + base.neutral(_good_opening(run, prompt, principle)))
+        texts.append(base.render(bad) + base.neutral(principle.bad_opening))
     seeds = [run.seed("contrast", prompt.id, side) for prompt, _ in work for side in "+-"]
     answers = generate(base, texts, Sampling(_TOKENS, _TEMPERATURE), seeds)
     return [
@@ -127,9 +127,16 @@ def answer_states(
     answers: Sequence[str],
     layers: Sequence[int],
     batch_size: int,
+    openings: Sequence[str] = (),
 ) -> torch.Tensor:
-    """Mean hidden states of answers as chat replies to their prompts, (rows, features)."""
+    """Mean hidden states of answers as chat replies to their prompts, (rows, features).
+
+    `openings` are what answers were made to begin with: they are read, but left out of the mean.
+    """
     rendered = [base.render(chat(prompt)) for prompt in prompts]
+    if openings:
+        rendered = [text + base.neutral(o) for text, o in zip(rendered, openings, strict=True)]
+        answers = [a.removeprefix(o) for a, o in zip(answers, openings, strict=True)]
     return mean_states(base, rendered, answers, layers, batch_size)
 
 
@@ -140,12 +147,22 @@ def probe_layers(base: Base) -> tuple[int, ...]:
 
 
 def contrast_logits(
-    base: Base, probe: Probe, prompts: Sequence[str], answers: Sequence[str], batch_size: int
+    base: Base,
+    probe: Probe,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    batch_size: int,
+    openings: Sequence[str] = (),
 ) -> np.ndarray:
     """The probe's reading of each answer, (rows,); higher is more principled.
 
-    An empty answer reads as `LOWEST`, below all others, so that saying nothing never wins.
+    Forced `openings` are not counted: they would speak for every answer that begins with them.
+    An answer that says nothing more reads as `LOWEST`, below all others, so that it never wins.
     """
-    logits = probe.logits(answer_states(base, prompts, answers, probe.layers, batch_size))
+    states = answer_states(base, prompts, answers, probe.layers, batch_size, openings)
+    logits = probe.logits(states)
     logits = np.maximum(logits, LOWEST + 1)
-    return np.where([not answer.strip() for answer in answers], LOWEST, logits)
+    said = [
+        a.removeprefix(o) for a, o in zip(answers, openings or [""] * len(answers), strict=True)
+    ]
+    return np.where([not text.strip() for text in said], LOWEST, logits)

@@ -31,7 +31,7 @@ class Labels:
 def multiple_choice(base: Base, work: Sequence[Work], batch_size: int) -> Labels:
     """P(A) from the log-probabilities of "A" and "B", averaged over both orders and principles."""
     asked = [
-        comparison_text(pair.prompt, first, second, principle.principle)
+        base.neutral(comparison_text(pair.prompt, first, second, principle.principle))
         for pair, principles in work
         for principle in principles
         for first, second in ((pair.a, pair.b), (pair.b, pair.a))

@@ -6,6 +6,7 @@ and its reference are the same weights with another LoRA adapter, or none.
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,17 +73,29 @@ class Base:
         With `reply` the text ends where the assistant's answer begins; else it ends with the end
         token of the last turn.
         """
-        safe = [message | {"content": self.neutral(message["content"])} for message in messages]
+        safe = self.neutral_chat(messages)
         if not self.takes_system:
             safe = _fold_system(safe)
         text = self.tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=reply)
         return text if reply else text.rstrip("\n")
 
+    @cached_property
+    def turn_marks(self) -> list[str]:
+        """Control tokens, and what the template brackets turns with as plain text: [INST]."""
+        asked = [*chat("Q", "A"), *chat("Q")]
+        text = self.tokenizer.apply_chat_template(asked, tokenize=False)
+        written = re.findall(r"[<\[][^\s<>\[\]]+[>\]]", text)
+        return list(dict.fromkeys([*self.tokenizer.get_added_vocab(), *written]))
+
     def neutral(self, text: str) -> str:
-        """The text with the tokenizer's control tokens broken up, so that they are only words."""
-        for token in self.tokenizer.get_added_vocab():
-            text = text.replace(token, f"{token[0]} {token[1:]}")
+        """The text with everything that marks a turn broken up, so that it is only words."""
+        for mark in self.turn_marks:
+            text = text.replace(mark, f"{mark[0]} {mark[1:]}")
         return text
+
+    def neutral_chat(self, messages: list[Message]) -> list[Message]:
+        """Messages that are safe to render, here or by TRL: their content cannot forge a turn."""
+        return [message | {"content": self.neutral(message["content"])} for message in messages]
 
     def token_ids(self, text: str) -> list[int]:
         """Token ids of rendered text; nothing is added to it."""

@@ -3,6 +3,7 @@
 The vocabulary head is computed only where its output is used.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -13,12 +14,12 @@ from .models import Base
 @torch.no_grad()
 def end_states(base: Base, texts: Sequence[str], batch_size: int) -> torch.Tensor:
     """Last hidden state of each text's last token, (texts, hidden), float32 on the CPU."""
-    found = []
-    for tokens, mask, _ in _batches(base, [base.token_ids(text) for text in texts], batch_size):
+    found = torch.empty(len(texts), base.body.config.hidden_size)
+    for tokens, mask, rows in _batches(base, [base.token_ids(text) for text in texts], batch_size):
         hidden = _hidden(base, tokens, mask).last_hidden_state
         last = mask.sum(1) - 1
-        found.append(hidden[torch.arange(len(last)), last].float().cpu())
-    return torch.cat(found)
+        found[rows] = hidden[torch.arange(len(last)), last].float().cpu()
+    return found
 
 
 @torch.no_grad()
@@ -35,29 +36,57 @@ def choice_logprobs(
 
 
 @torch.no_grad()
+def perplexity(base: Base, texts: Sequence[str], answers: Sequence[str], batch_size: int) -> float:
+    """exp of the mean loss per token over all answers, each read behind its rendered prompt."""
+    heads = [base.token_ids(text) for text in texts]
+    tails = [base.token_ids(base.neutral(answer)) for answer in answers]
+    both = [head + tail for head, tail in zip(heads, tails, strict=True)]
+    loss = 0.0
+    for tokens, mask, rows in _batches(base, both, batch_size):
+        hidden = _hidden(base, tokens, mask).last_hidden_state
+        for place, row in enumerate(rows):
+            inside = slice(len(heads[row]) - 1, len(both[row]) - 1)
+            logits = base.head(hidden[place, inside]).float()
+            wanted = torch.tensor(tails[row], device=logits.device)
+            loss += float(torch.nn.functional.cross_entropy(logits, wanted, reduction="sum"))
+    return math.exp(loss / sum(map(len, tails)))
+
+
+@torch.no_grad()
 def mean_states(
     base: Base,
     prompts: Sequence[str],
     answers: Sequence[str],
     layers: Sequence[int],
     batch_size: int,
+    lengths: Sequence[int] = (10_000,),
 ) -> torch.Tensor:
     """Mean hidden state over the answer's tokens at some layers, (rows, layers * hidden).
 
     `prompts` are rendered chats that end where the answer begins; an empty answer has zeros.
+    `lengths` are how many of the answer's first tokens a mean takes in; several stand side by side.
     """
     heads = [base.token_ids(prompt) for prompt in prompts]
     tails = [base.token_ids(base.neutral(answer)) for answer in answers]
     both = [head + tail for head, tail in zip(heads, tails, strict=True)]
-    found = []
+    found = torch.empty(len(both), len(lengths) * len(layers) * base.body.config.hidden_size)
     for tokens, mask, rows in _batches(base, both, batch_size):
-        starts = torch.tensor([len(heads[row]) for row in rows], device=base.device)
-        places = torch.arange(tokens.shape[1], device=base.device)
-        inside = (mask.bool() & (places >= starts[:, None])).float()[:, :, None]
+        starts = torch.tensor([[len(heads[row])] for row in rows], device=base.device)
+        places = torch.arange(tokens.shape[1], device=base.device) - starts
         states = _hidden(base, tokens, mask, output_hidden_states=True).hidden_states
-        means = [(states[i].float() * inside).sum(1) / inside.sum(1).clamp(min=1) for i in layers]
-        found.append(torch.cat(means, dim=1).cpu())
-    return torch.cat(found)
+        means = [
+            _mean(states[layer], mask.bool() & (places >= 0) & (places < length))
+            for length in lengths
+            for layer in layers
+        ]
+        found[rows] = torch.cat(means, dim=1).cpu()
+    return found
+
+
+def _mean(states: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    """Mean over the places inside, (rows, hidden); zeros where there are none."""
+    weights = inside.float()[:, :, None]
+    return (states.float() * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
 def _hidden(base: Base, tokens: torch.Tensor, mask: torch.Tensor, **options: bool):  # type: ignore[no-untyped-def]
@@ -74,9 +103,10 @@ def _one_token(base: Base, choice: str) -> int:
 def _batches(
     base: Base, ids: Sequence[list[int]], batch_size: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[int]]]:
-    """(tokens, mask, row numbers) in the given order, padded on the right."""
+    """(tokens, mask, row numbers), rows of like length together, padded on the right."""
+    order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
     for start in range(0, len(ids), batch_size):
-        rows = list(range(start, min(start + batch_size, len(ids))))
+        rows = order[start : start + batch_size]
         width = max(len(ids[row]) for row in rows)
         pad = base.tokenizer.pad_token_id
         tokens = torch.tensor([ids[row] + [pad] * (width - len(ids[row])) for row in rows])

@@ -4,10 +4,16 @@ A checkpoint is believed only if its mark was written after all its files were.
 """
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit
+from torch.nn.functional import linear
 from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
@@ -37,6 +43,18 @@ def common_arguments(run: Run, base: Base, stage: str) -> dict[str, Any]:
     }
 
 
+def warm_cosine() -> dict[str, Any]:
+    """A rate that rises over the first tenth of the steps and falls by a cosine to a tenth of it.
+
+    Plain "cosine" with a warm-up begins at a rate of 0, so that one step would train nothing.
+    """
+    return {
+        "lr_scheduler_type": "cosine_warmup_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
+        "warmup_steps": 0.1,
+    }
+
+
 def train(run: Run, trainer: Any, stage: str, what: str) -> list[dict[str, float]]:
     """Train from the last whole checkpoint, or the start; returns what was logged at each step."""
     float32_adapters(trainer.model)
@@ -45,8 +63,30 @@ def train(run: Run, trainer: Any, stage: str, what: str) -> list[dict[str, float
         trainer.remove_callback(PrinterCallback)  # it prints each step on stdout
         trainer.add_callback(_Mark(advance))
         found = last_checkpoint(_checkpoints(run, stage))
-        trainer.train(resume_from_checkpoint=str(found) if found else None)
+        with unpacked(trainer.model):
+            trainer.train(resume_from_checkpoint=str(found) if found else None)
     return trainer.state.log_history
+
+
+@contextmanager
+def unpacked(model: torch.nn.Module) -> Iterator[None]:
+    """Let 4-bit layers on a CPU multiply by their weights dequantised once, not at every step.
+
+    The products and their gradients are the layers' own; it costs 4 bytes a weight while it lasts.
+    """
+    layers: list[Any] = [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, Linear4bit) and layer.weight.device.type == "cpu"
+    ]
+    try:
+        for layer in layers:
+            whole = dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
+            layer.forward = partial(linear, weight=whole, bias=layer.bias)
+        yield
+    finally:
+        for layer in layers:
+            vars(layer).pop("forward", None)
 
 
 def forget_checkpoints(run: Run, stage: str) -> None:

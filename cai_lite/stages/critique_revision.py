@@ -1,6 +1,7 @@
 """Critique and revision: the model corrects its own answers by drawn principles (paper §3.1)."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,19 +11,23 @@ from ..data import Prompt
 from ..engine.contrast import Probe, contrast_logits, contrast_probe
 from ..engine.models import Base, load_base
 from ..engine.sampling import Sampling, generate
+from ..paper import paper_few_shots
 from ..prompts import (
     EXAMPLES,
     chat,
     critique_dialogue,
     critique_text,
+    critique_turns,
+    dialogue_prefix,
     few_shot_prefix,
     first_sentences,
     revision_chat,
     revision_dialogue,
+    revision_turns,
 )
-from ..records import Revision, Rows, fill
+from ..records import Revision, Rows, Try, fill
 from ..run import Run, stage
-from ..texts import echoes, fault, outcome, shares_a_word
+from ..texts import answers_to, echoes, fault, takes_back
 
 T = TypeVar("T")
 Work = tuple[Revision, CritiqueRevision]
@@ -41,7 +46,7 @@ def critique_revision(run: Run) -> dict[str, Any]:
         probe = contrast_probe(run, base, contrast)
         rounds = [first_answers(run, base, probe, prompts)]
         for number in range(1, run.preset.rounds + 1):
-            rounds.append(revise_all(run, base, probe, rounds[-1], number))
+            rounds.append(revise_all(run, base, probe, rounds, number))
         summary |= summarise(rounds)
     return summary
 
@@ -80,35 +85,49 @@ def _answer(run: Run, base: Base, probe: Probe, prompts: Sequence[Prompt]) -> li
 
 
 def revise_all(
-    run: Run, base: Base, probe: Probe, before: Sequence[Revision], number: int
+    run: Run, base: Base, probe: Probe, rounds: Sequence[Sequence[Revision]], number: int
 ) -> list[Revision]:
     """One round: every text is criticised and revised by a principle drawn for it (paper §3.1)."""
-    drawn = draw(run.constitution.critique_revision, len(before), run.seed("principle", number))
+    before = rounds[-1]
+    drawn = draw(principles(run), len(before), run.seed("principle", number))
+    original = {row.prompt_id: row.score or 0.0 for row in rounds[0]}
     store = Rows(run.path("critique_revision", "rows.jsonl"), Revision)
     with run.progress.bar(f"critique and revision, round {number}", len(before)) as advance:
         return fill(
             store,
             list(zip(before, drawn, strict=True)),
             lambda item: f"{item[0].prompt_id}/{number}",
-            lambda batch: revise(run, base, probe, batch, number),
+            lambda batch: revise(run, base, probe, batch, number, original),
             run.preset.batch_size,
             advance,
         )
 
 
-def revise(run: Run, base: Base, probe: Probe, work: Sequence[Work], number: int) -> list[Revision]:
+def principles(run: Run) -> list[CritiqueRevision]:
+    """The pairs that are drawn from: all of the constitution's, or the preset's first few."""
+    return run.constitution.critique_revision[: run.preset.principles or None]
+
+
+def revise(
+    run: Run,
+    base: Base,
+    probe: Probe,
+    work: Sequence[Work],
+    number: int,
+    original: Mapping[str, float],
+) -> list[Revision]:
     """Criticise and revise one batch; of each row's sound candidates the best by contrast stays.
 
-    A row without a sound candidate keeps its text and says why in `dropped`.
+    `original` has the first answers' scores by prompt id: a candidate that does not score above
+    its own keeps the harm. A row without a sound candidate keeps its text and says why.
     """
-    critiques = criticise(run, base, work, number)
-    tries = candidates(run, base, work, critiques, number)
-    asked = [row.prompt for row, _ in work for _ in range(run.preset.candidates)]
-    scores = _scores(run, base, probe, asked, [text for texts in tries for text in texts])
+    critiques = criticise(run, base, work, number) if run.preset.critique else [""] * len(work)
+    openings, texts = candidates(run, base, work, critiques, number)
+    scores = _candidate_scores(run, base, probe, work, openings, texts)
     return [
-        choose(row, pair, critique, texts, values, number)
-        for (row, pair), critique, texts, values in zip(
-            work, critiques, tries, _grouped(scores, run.preset.candidates), strict=True
+        choose(row, pair, critique, tried, scored, original[row.prompt_id], number)
+        for (row, pair), critique, tried, scored in zip(
+            work, critiques, texts, _grouped(scores, run.preset.candidates), strict=True
         )
     ]
 
@@ -119,12 +138,15 @@ def choose(
     critique: str,
     texts: Sequence[str],
     scores: Sequence[float],
+    original: float,
     number: int,
 ) -> Revision:
     """The best sound candidate as the row of this round, or the row's old text and why."""
-    faults = [revision_fault(row.prompt, text, pair) for text in texts]
-    sound = [k for k, found in enumerate(faults) if not found]
-    best = max(sound, key=lambda k: scores[k], default=None)
+    found = [
+        Try(response=text, score=score, fault=revision_fault(row, text, pair, score, original))
+        for text, score in zip(texts, scores, strict=True)
+    ]
+    best = max((t for t in found if not t.fault), key=lambda t: t.score, default=None)
     return Revision(
         id=f"{row.prompt_id}/{number}",
         prompt_id=row.prompt_id,
@@ -132,99 +154,160 @@ def choose(
         round=number,
         principle=pair.id,
         critique=critique,
-        response=row.response if best is None else texts[best],
-        score=row.score if best is None else scores[best],
-        dropped=faults[0] if best is None else "",
+        response=best.response if best else row.response,
+        score=best.score if best else row.score,
+        dropped="" if best else found[0].fault,
         kept_previous=best is None,
+        tries=found,
     )
 
 
 def criticise(run: Run, base: Base, work: Sequence[Work], number: int) -> list[str]:
-    """One critique a row, guided by examples or asked for in dialogue."""
+    """One critique a row: behind worked examples, or asked for in a chat."""
     seeds = [run.seed("critique", row.prompt_id, number) for row, _ in work]
-    guided = run.preset.revision_layout == "guided"
-    sampling = Sampling(run.preset.critique_tokens, run.preset.revision_temperature, guided)
-    if guided:
+    layout = run.preset.revision_layout
+    one_line = layout != "dialogue"
+    sampling = Sampling(run.preset.critique_tokens, run.preset.revision_temperature, one_line)
+    if layout == "guided":
         opening = run.constitution.critique_opening
         texts = [critique_text(row.prompt, row.response, opening) for row, _ in work]
-        found = generate(base, texts, sampling, seeds, few_shot_prefix())
+        found = generate(base, [base.neutral(t) for t in texts], sampling, seeds, few_shot_prefix())
         return [first_sentences(opening + text, 1) for text in found]
-    chats = [critique_dialogue(row.prompt, row.response, pair) for row, pair in work]
-    return [t.strip() for t in generate(base, [base.render(c) for c in chats], sampling, seeds)]
+    if layout == "completion":
+        texts = [critique_turns(row.prompt, row.response, pair) for row, pair in work]
+        found = generate(base, [base.neutral(t) for t in texts], sampling, seeds, _shots(run, base))
+    else:
+        chats = [critique_dialogue(row.prompt, row.response, pair) for row, pair in work]
+        found = generate(base, [base.render(chat) for chat in chats], sampling, seeds)
+    return [text.strip() for text in found]
 
 
 def candidates(
     run: Run, base: Base, work: Sequence[Work], critiques: Sequence[str], number: int
-) -> list[list[str]]:
-    """Candidate revisions, rows × candidates; they differ in seed and, guided, in their opening."""
+) -> tuple[list[str], list[list[str]]]:
+    """(opening of each candidate, candidate revisions as rows × candidates).
+
+    The candidates of a row differ in seed and, guided, in their opening.
+    """
     tries = range(run.preset.candidates)
     seeds = [run.seed("revision", row.prompt_id, number, k) for row, _ in work for k in tries]
-    texts, openings = [], []
-    for (row, pair), critique in zip(work, critiques, strict=True):
-        asked, starts = _revision_texts(run, base, row, pair, critique, number)
-        texts += asked
-        openings += starts
-    sampling = Sampling(run.preset.revision_tokens, run.preset.revision_temperature)
-    found = generate(base, texts, sampling, seeds)
-    whole = [opening + text for opening, text in zip(openings, found, strict=True)]
-    if run.preset.revision_layout == "guided":
-        whole = [first_sentences(text) for text in whole]
-    return _grouped([text.strip() for text in whole], len(tries))
+    texts = [
+        revision_text(run, base, row, pair, critique)
+        for (row, pair), critique in zip(work, critiques, strict=True)
+        for _ in tries
+    ]
+    openings = [_opening(run, row.prompt_id, number, k) for row, _ in work for k in tries]
+    layout = run.preset.revision_layout
+    sampling = Sampling(
+        run.preset.revision_tokens, run.preset.revision_temperature, layout == "completion"
+    )
+    prefix = _shots(run, base) if layout == "completion" else ""
+    begun = [base.neutral(opening) for opening in openings]
+    found = generate(base, texts, sampling, seeds, prefix, openings=begun)
+    whole = [(opening + text).strip() for opening, text in zip(openings, found, strict=True)]
+    if layout == "guided":
+        whole = [first_sentences(text, run.preset.revision_sentences) for text in whole]
+    return openings, _grouped(whole, len(tries))
 
 
-def _revision_texts(
-    run: Run, base: Base, row: Revision, pair: CritiqueRevision, critique: str, number: int
-) -> tuple[list[str], list[str]]:
-    """(texts to continue, openings they end in), one of each a candidate."""
-    tries = range(run.preset.candidates)
+def revision_text(
+    run: Run, base: Base, row: Revision, pair: CritiqueRevision, critique: str
+) -> str:
+    """What the model continues with a revision, in the preset's layout; no critique: direct.
+
+    No text in it can forge a turn: what is no chat, and so not rendered, is made neutral here.
+    """
     if run.preset.revision_layout == "dialogue":
-        text = base.render(revision_dialogue(row.prompt, row.response, pair, critique))
-        return [text for _ in tries], ["" for _ in tries]
-    text = base.render(revision_chat(row.prompt, critique, pair, run.constitution))
-    openings = [_opening(run, row.prompt_id, number + k) for k in tries]
-    return [text + opening for opening in openings], openings
+        return base.render(revision_dialogue(row.prompt, row.response, pair, critique))
+    if run.preset.revision_layout == "completion":
+        return base.neutral(revision_turns(row.prompt, row.response, pair, critique))
+    return base.render(revision_chat(row.prompt, critique, pair, run.constitution))
+
+
+def _shots(run: Run, base: Base) -> str:
+    """The worked dialogues before a completion: the paper's, from a folder, or our own."""
+    if not run.preset.few_shots:
+        return dialogue_prefix(run.preset.critique)
+    dialogues = paper_few_shots(run.preset.few_shots).critique_revision
+    texts = [shown.text if run.preset.critique else shown.direct for shown in dialogues]
+    return base.neutral("".join(texts))
 
 
 def _grouped(items: Sequence[T], size: int) -> list[list[T]]:
     return [list(items[i : i + size]) for i in range(0, len(items), size)]
 
 
-def _opening(run: Run, prompt_id: str, turn: int) -> str:
-    """Another opening for another attempt: the list is entered at a place the prompt's id gives."""
-    openings = run.constitution.revision_openings or [""]
-    return openings[(run.seed("opening", prompt_id) + turn) % len(openings)]
+def _opening(run: Run, prompt_id: str, number: int, k: int) -> str:
+    """Another opening for each attempt: the list is entered at a place that id and round give."""
+    openings = run.constitution.revision_openings
+    if run.preset.revision_layout != "guided" or not openings:
+        return ""
+    return openings[(run.seed("opening", prompt_id, number) + k) % len(openings)]
 
 
-def revision_fault(prompt: str, text: str, pair: CritiqueRevision) -> str:
-    """Why a revision must not be trained on: a fault of the text, or it is about something else.
+def revision_fault(
+    row: Revision, text: str, pair: CritiqueRevision, score: float, original: float
+) -> str:
+    """Why a revision must not be trained on, or "" for a sound one.
 
-    An echo repeats eight words of an example, or five of what the revision request says.
+    An echo repeats eight words of an example, or five of what the model was asked to do.
     """
-    found = fault(text, [example.critique for example in EXAMPLES])
-    if not found and echoes(text, [pair.revision_request], run=5):
-        found = "echo"
-    return found or ("" if shares_a_word(text, prompt) else "off topic")
+    found = fault(text, [part for e in EXAMPLES for part in (e.critique, e.revision)])
+    if found:
+        return found
+    if echoes(text, [pair.revision_request, pair.critique_request], run=5):
+        return "echo"
+    if not answers_to(text, row.prompt):
+        return "answers nothing"
+    if takes_back(text):
+        return "takes it back"
+    return "" if score > original else "keeps the harm"
+
+
+def _candidate_scores(
+    run: Run,
+    base: Base,
+    probe: Probe,
+    work: Sequence[Work],
+    openings: Sequence[str],
+    texts: Sequence[Sequence[str]],
+) -> list[float]:
+    """Contrast scores of all candidates; the forced opening is read but not counted."""
+    asked = [row.prompt for row, _ in work for _ in range(run.preset.candidates)]
+    said = [text for tried in texts for text in tried]
+    return _scores(run, base, probe, asked, said, openings)
 
 
 def _scores(
-    run: Run, base: Base, probe: Probe, prompts: Sequence[str], answers: Sequence[str]
+    run: Run,
+    base: Base,
+    probe: Probe,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    openings: Sequence[str] = (),
 ) -> list[float]:
     """P(principled) of each answer by the contrast probe, 0..1, to four digits."""
-    logits = contrast_logits(base, probe, prompts, answers, run.preset.batch_size)
+    logits = contrast_logits(base, probe, prompts, answers, run.preset.batch_size, openings)
     return [round(float(p), 4) for p in 1 / (1 + np.exp(-logits))]
 
 
 def summarise(rounds: Sequence[Sequence[Revision]]) -> dict[str, Any]:
-    """Counts and means by round, round 0 first (the paper's Fig 5)."""
+    """Counts and means by round, round 0 first (the paper's Fig 5).
+
+    `dropped` counts rounds of a prompt that gave nothing sound, `faults` all candidates.
+    """
     revisions = [row for rows in rounds[1:] for row in rows]
-    dropped = [row.dropped for row in revisions if row.dropped]
-    outcomes = [[outcome(row.response) for row in rows] for rows in rounds]
-    objecting = [sum(o in ("declines", "evasive") for o in found) for found in outcomes]
+    scores = [np.array([row.score for row in rows]) for rows in rounds]
     return {
         "n_prompts": len(rounds[0]),
-        "n_revisions": len(revisions) - len(dropped),
+        "n_revisions": sum(not row.dropped for row in revisions),
         "rounds": len(rounds) - 1,
-        "score_by_round": [round(float(np.mean([r.score for r in rows])), 4) for rows in rounds],
-        "objects_by_round": [round(n / len(rounds[0]), 4) for n in objecting],
-        "dropped": {why: dropped.count(why) for why in sorted(set(dropped))},
+        "score_by_round": [round(float(found.mean()), 4) for found in scores],
+        "dropped": _counts(row.dropped for row in revisions),
+        "n_candidates": sum(len(row.tries) for row in revisions),
+        "faults": _counts(tried.fault for row in revisions for tried in row.tries),
     }
+
+
+def _counts(reasons: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(why for why in reasons if why).items()))

@@ -17,8 +17,8 @@ from ..engine.reward import (
     pair_rows,
     save_preference_model,
 )
-from ..engine.training import common_arguments, forget_checkpoints, train
-from ..measures import bootstrap_interval, calibration_error
+from ..engine.training import common_arguments, forget_checkpoints, train, warm_cosine
+from ..measures import calibration_error, share_interval
 from ..records import Comparison, Rows, write_json
 from ..run import Run, stage
 
@@ -63,11 +63,10 @@ def fit(run: Run, rows: Sequence[Comparison]) -> list[float]:
     add_scalar_adapter(base, preset)
     arguments = RewardConfig(
         **common_arguments(run, base, "preference_model"),
+        **warm_cosine(),
         per_device_train_batch_size=preset.pm_batch,
         num_train_epochs=preset.pm_epochs,
         learning_rate=preset.pm_learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=0.1,
         max_length=1024,
     )
     trainer = SoftRewardTrainer(
@@ -98,10 +97,9 @@ def measure(
     predicted = 1 / (1 + np.exp(-difference.numpy().astype(float)))
     labels = np.array([row.p_a for row in rows])
     right = np.where(labels == 0.5, 0.5, (predicted > 0.5) == (labels > 0.5)).astype(float)
-    seed = run.seed("bootstrap", "preference_model")
     measured = {
         "accuracy": round(float(right.mean()), 4),
-        "accuracy_ci": bootstrap_interval(right, run.preset.bootstrap, seed),
+        "accuracy_ci": share_interval(right),
         "ece": calibration_error(predicted, labels),
     }
     return measured, {"label": labels.tolist(), "predicted": predicted.round(4).tolist()}

@@ -56,12 +56,15 @@ def put_on_roles(run: Run, base: Base) -> PreferenceModel:
     return model
 
 
-def rl_prompts(run: Run) -> Dataset:
-    """Red-team and helpful prompts in a seeded order, the helpful share as the preset says."""
+def rl_prompts(run: Run, base: Base) -> Dataset:
+    """Red-team and helpful prompts in a seeded order, the helpful share as the preset says.
+
+    TRL renders them, not `Base.render`, so they are made safe here: no text can forge a turn.
+    """
     needed = run.preset.rl_steps * run.preset.rl_prompts
     helpful = run.prompts("helpful", "train", round(needed * run.preset.rl_helpful_share))
     red_team = run.prompts("red_team", "train", max(1, needed - len(helpful)))
-    prompts = [{"prompt": chat(prompt.prompt)} for prompt in red_team + helpful]
+    prompts = [{"prompt": base.neutral_chat(chat(prompt.prompt))} for prompt in red_team + helpful]
     return Dataset.from_list(prompts).shuffle(seed=run.seed("rl prompts"))
 
 
@@ -90,7 +93,7 @@ def make_trainer(run: Run, base: Base, model: PreferenceModel) -> Any:
         model=base.model,
         args=arguments,
         reward_funcs=reward_function(run, model),
-        train_dataset=rl_prompts(run),
+        train_dataset=rl_prompts(run, base),
         processing_class=base.tokenizer,
     )
     start_at_reference(base.model)

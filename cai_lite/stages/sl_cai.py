@@ -9,7 +9,8 @@ from trl import SFTConfig, SFTTrainer
 from ..data import Prompt
 from ..engine.models import Base, load_base, new_adapter, save_adapter
 from ..engine.sampling import Sampling, generate
-from ..engine.training import common_arguments, forget_checkpoints, train
+from ..engine.training import common_arguments, forget_checkpoints, train, warm_cosine
+from ..errors import InputError
 from ..prompts import chat
 from ..records import HelpfulAnswer, Revision, Rows, fill
 from ..run import Run, stage
@@ -25,14 +26,21 @@ def sl_cai(run: Run) -> dict[str, Any]:
         base = load_base(run.preset)
         run.note_model(base.sha256)
         revisions = Rows(run.path("critique_revision", "rows.jsonl"), Revision).read()
-        answers = helpful_answers(run, base)
-        rows = training_rows(revisions, answers)
+        revised = trained_on(run, revisions)
+        if not revised:
+            raise InputError(
+                f"none of the {len(revisions)} revisions in {run.folder} is sound, expected some "
+                "to train on; see their `tries`, and raise red_team_prompts or candidates"
+            )
+        answers = helpful_answers(run, base, len(revised))
+        rows = training_rows(revised, answers)
         new_adapter(base, run.preset, "default")
         losses = fine_tune(run, base, rows)
         summary |= {
             "n_rows": len(rows),
             "n_revisions": len(rows) - sum(not a.dropped for a in answers),
             "n_helpful": sum(not answer.dropped for answer in answers),
+            "helpful_share": round(sum(not a.dropped for a in answers) / len(rows), 4),
             "loss_first": losses[0],
             "loss_last": losses[-1],
             "losses": losses,
@@ -40,9 +48,19 @@ def sl_cai(run: Run) -> dict[str, Any]:
     return summary
 
 
-def helpful_answers(run: Run, base: Base) -> list[HelpfulAnswer]:
-    """The start's own answers to harmless prompts, so that SL-CAI stays helpful (paper §3.2)."""
-    prompts = run.prompts("helpful", "train", run.preset.helpful_prompts)
+def trained_on(run: Run, revisions: Sequence[Revision]) -> list[Revision]:
+    """Sound revisions of all rounds, or of the last, as the preset says; no first answers."""
+    first = run.preset.rounds if run.preset.sl_rounds == "last" else 1
+    return [row for row in revisions if row.round >= first and not row.dropped]
+
+
+def helpful_answers(run: Run, base: Base, revisions: int) -> list[HelpfulAnswer]:
+    """The start's own answers to harmless prompts, so that SL-CAI stays helpful (paper §3.2).
+
+    As many as make the preset's share of the rows, or as there are prompts.
+    """
+    share = run.preset.helpful_share
+    prompts = run.prompts("helpful", "train", round(revisions * share / (1 - share)))
     store = Rows(run.path("sl_cai", "answers.jsonl"), HelpfulAnswer)
     with run.progress.bar("helpful answers", len(prompts)) as advance:
         return fill(
@@ -56,7 +74,7 @@ def helpful_answers(run: Run, base: Base) -> list[HelpfulAnswer]:
 
 
 def _answer(run: Run, base: Base, prompts: Sequence[Prompt]) -> list[HelpfulAnswer]:
-    sampling = Sampling(run.preset.response_tokens, run.preset.response_temperature)
+    sampling = Sampling(run.preset.response_tokens, run.preset.helpful_temperature)
     seeds = [run.seed("helpful", prompt.id) for prompt in prompts]
     texts = [base.render(chat(prompt.prompt)) for prompt in prompts]
     responses = generate(base, texts, sampling, seeds)
@@ -71,13 +89,18 @@ def _answer(run: Run, base: Base, prompts: Sequence[Prompt]) -> list[HelpfulAnsw
 def training_rows(
     revisions: Sequence[Revision], answers: Sequence[HelpfulAnswer]
 ) -> list[dict[str, Any]]:
-    """Sound revisions of all rounds and sound helpful answers, as TRL's prompt and completion."""
-    revised = [(r.prompt, r.response) for r in revisions if r.round and not r.dropped]
+    """Revisions and sound helpful answers, each once, as TRL's prompt and completion."""
+    revised = [(r.prompt, r.response) for r in revisions]
     helpful = [(a.prompt, a.response) for a in answers if not a.dropped]
     return [
         {"prompt": chat(prompt), "completion": [{"role": "assistant", "content": response}]}
         for prompt, response in dict.fromkeys(revised + helpful)
     ]
+
+
+def neutral_row(base: Base, row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose texts cannot forge a turn: TRL renders it, not `Base.render`."""
+    return {part: base.neutral_chat(row[part]) for part in ("prompt", "completion")}
 
 
 def fine_tune(run: Run, base: Base, rows: Sequence[dict[str, Any]]) -> list[float]:
@@ -88,18 +111,17 @@ def fine_tune(run: Run, base: Base, rows: Sequence[dict[str, Any]]) -> list[floa
     preset = run.preset
     arguments = SFTConfig(
         **common_arguments(run, base, "sl_cai"),
+        **warm_cosine(),
         per_device_train_batch_size=preset.sl_batch,
         num_train_epochs=preset.sl_epochs,
         learning_rate=preset.sl_learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=0.1,
         completion_only_loss=True,
         max_length=1024,
     )
     trainer = SFTTrainer(
         model=base.model,
         args=arguments,
-        train_dataset=Dataset.from_list(list(rows)),
+        train_dataset=Dataset.from_list([neutral_row(base, row) for row in rows]),
         processing_class=base.tokenizer,
     )
     history = train(run, trainer, "sl_cai", "SL-CAI steps")

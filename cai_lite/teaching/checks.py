@@ -118,13 +118,13 @@ def evaluation_sentence(function: Callable[[float, float, float, int], str | Non
 
 
 def evaluation_fool(text: str) -> Verdict:
-    """Notebook 06: a text that helps all the way and is still counted as an objection."""
+    """Notebook 06: a text that helps all the way and fools the rule on words."""
     if not text:
         return NOT_YET
     if len(words(text)) < 12:
         return _wrong("a dozen words at least: an answer that short helps nobody")
     if outcome(text) not in ("declines", "evasive"):
-        return _wrong(f"the rule was not fooled: it says {outcome(text)!r}; see `_OBJECTS`")
+        return _wrong(f"the rule was not fooled: it says {outcome(text)!r}; see cai_lite/texts.py")
     return _right(f"the rule says {outcome(text)!r}. Would a person? That is why we read answers")
 
 

@@ -6,15 +6,20 @@ Nothing here uses pyplot, so no state is shared and no screen is needed.
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO, StringIO
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
+from ..measures import share_interval
+
+Point = tuple[float, float, float]  # a value, and how far its interval reaches below and above
 MODEL_NAMES = {"base": "helpful start", "sl_cai": "SL-CAI", "rl_cai": "RL-CAI"}
 MODEL_COLOURS = {"base": "#808080", "sl_cai": "#2f86c9", "rl_cai": "#d55e00"}
 MODEL_MARKERS = {"base": "o", "sl_cai": "s", "rl_cai": "^"}
@@ -30,7 +35,22 @@ PIPELINE = {
 }
 _INK = "#1b1b1f"  # text and lines; on a web page it becomes the page's own text colour
 _LINE, _SECOND = "#2f86c9", "#b5569b"
+_SCORE = "mean P(principled), 0–1 (± standard error)"
+_HARMLESS = "share of answers, 0–1 (95% interval)"
 _DPI = 80
+_COLOURS = 64
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What was measured on the texts of one setting after one round, a value a prompt.
+
+    Each list keeps the order of the prompts, so that settings can be compared prompt by prompt.
+    """
+
+    scores: Sequence[float]
+    harmless: Sequence[bool]
+    dropped: Sequence[bool] = ()  # nothing sound came of the round; the text before it stands
 
 
 class Picture(Figure):
@@ -39,7 +59,15 @@ class Picture(Figure):
     def _repr_png_(self) -> bytes:
         file = BytesIO()
         self.savefig(file, format="png", dpi=_DPI, bbox_inches="tight", facecolor="white")
-        return file.getvalue()
+        return _with_palette(file)
+
+
+def _with_palette(file: BytesIO) -> bytes:
+    """The PNG in 64 colours, near enough for its few hues, at a quarter of its size."""
+    small = BytesIO()
+    with Image.open(file) as picture:
+        picture.convert("RGB").quantize(_COLOURS).save(small, format="png", optimize=True)
+    return small.getvalue()
 
 
 def to_svg(figure: Figure) -> str:
@@ -55,30 +83,93 @@ def to_svg(figure: Figure) -> str:
 
 
 def score_by_round(
-    scores: Sequence[float] | Sequence[Sequence[float]],
-    outcomes: Sequence[float] | None = None,
-    n: int | None = None,
+    scores: Sequence[Sequence[float]], harmless: Sequence[Sequence[bool]] = ()
 ) -> Figure:
-    """Mean contrast score after each round of revision, round 0 first (paper Fig 5).
+    """Mean contrast score after each round of revision, with its standard error (paper Fig 5).
 
-    A round is its mean, or the scores of its rows, which adds the standard error. `outcomes` is
-    the share of texts that object in words, in each round.
+    `scores` has the scores of the rows, round by round, round 0 first. `harmless`, if given, says
+    the same way which texts are harmless: a second panel, with 95% intervals.
     """
-    rows = [np.atleast_1d(np.asarray(one, dtype=float)) for one in scores]
-    n = n or (len(rows[0]) if len(rows[0]) > 1 else None)
-    figure, axes = _panels(1 + (outcomes is not None))
-    rounds = range(len(rows))
-    errors = [one.std() / np.sqrt(len(one)) if len(one) > 1 else 0.0 for one in rows]
-    means = [one.mean() for one in rows]
-    axes[0].errorbar(rounds, means, errors, marker="o", color=_LINE, capsize=3)
-    _label(axes[0], _with_n("Contrast score by round", n), "round", "mean P(principled), 0–1")
-    if outcomes is not None:
-        axes[1].plot(rounds, outcomes, marker="o", color=_SECOND)
-        axes[1].set_ylim(-0.03, 1.03)
-        _label(axes[1], _with_n("Texts that object in words", n), "round", "share of texts, 0–1")
-    for ax in axes:
-        ax.set_xticks(list(rounds))
+    figure, axes = _panels(2 if harmless else 1)
+    _by_step(axes[0], range(len(scores)), [_mean(rows) for rows in scores])
+    title = _with_n("Contrast score by round", len(scores[0]))
+    _label(axes[0], title, "round", _SCORE)
+    if harmless:
+        _by_step(axes[1], range(len(harmless)), [_share(rows) for rows in harmless])
+        _label(axes[1], _with_n("Harmless by round", len(harmless[0])), "round", _HARMLESS)
     return figure
+
+
+def score_by_principles(found: Mapping[int, Texts]) -> Figure:
+    """Score and share of harmless texts by the number of principles drawn from (paper Fig 6).
+
+    0 principles are the answers before any revision: a dotted line.
+    """
+    figure, axes = _panels(2)
+    counts = [count for count in found if count]
+    for ax, points, title, unit in _score_and_share(
+        {count: [found[count]] for count in found}, axes
+    ):
+        if 0 in points:
+            ax.axhline(points[0][0][0], color=_INK, linestyle=":", linewidth=1)
+        _by_step(ax, range(len(counts)), [points[count][0] for count in counts])
+        ax.set_xticks(range(len(counts)), list(map(str, counts)))
+        _label(ax, title, "principles drawn from (dotted: first answers)", unit)
+    return figure
+
+
+def critique_or_direct(found: Mapping[str, Sequence[Texts]]) -> Figure:
+    """Score and share of harmless texts by round, with critiques and without (paper Fig 7).
+
+    `found` maps a way to revise to its texts, round by round, round 0 first.
+    """
+    figure, axes = _panels(2)
+    for ax, points, title, unit in _score_and_share(found, axes):
+        for place, way in enumerate(found):
+            style: dict[str, Any] = {
+                "color": (_LINE, _SECOND)[place % 2],
+                "marker": "os"[place % 2],
+            }
+            shift = 0.04 * (place - (len(found) - 1) / 2)  # else the bars hide each other
+            _by_step(ax, range(len(points[way])), points[way], shift, label=way, **style)
+        ax.legend(frameon=False, labelcolor=_INK, fontsize=8)
+        _label(ax, title, "round", unit)
+    return figure
+
+
+def _score_and_share(
+    found: Mapping[Any, Sequence[Texts]], axes: Sequence[Axes]
+) -> list[tuple[Axes, dict[Any, list[Point]], str, str]]:
+    """(axes, points by setting, title, unit) of the panel of scores and the panel of shares."""
+    scores = {name: [_mean(one.scores) for one in rounds] for name, rounds in found.items()}
+    shares = {name: [_share(one.harmless) for one in rounds] for name, rounds in found.items()}
+    n = len(next(iter(found.values()))[0].scores)
+    return [
+        (axes[0], scores, _with_n("Contrast score", n), _SCORE),
+        (axes[1], shares, _with_n("Harmless", n), _HARMLESS),
+    ]
+
+
+def _mean(rows: Sequence[float]) -> Point:
+    """Mean, and its standard error below and above."""
+    error = float(np.std(rows, ddof=1)) / len(rows) ** 0.5 if len(rows) > 1 else 0.0
+    return float(np.mean(rows)), error, error
+
+
+def _share(rows: Sequence[bool]) -> Point:
+    """Share, and how far its 95% interval reaches below and above."""
+    share, (low, high) = float(np.mean(rows)), share_interval(rows)
+    return share, max(share - low, 0.0), max(high - share, 0.0)
+
+
+def _by_step(
+    ax: Axes, steps: Sequence[int], points: Sequence[Point], shift: float = 0.0, **style: Any
+) -> None:
+    """Points in a line with their error bars, a tick at each."""
+    values, below, above = zip(*points, strict=True)
+    style = {"color": _LINE, "marker": "o"} | style
+    ax.errorbar([step + shift for step in steps], values, [below, above], capsize=3, **style)
+    ax.set_xticks(list(steps))
 
 
 def losses(losses: Sequence[float], title: str = "Training loss") -> Figure:
@@ -117,7 +208,10 @@ def reliability(predicted: Sequence[float], labels: Sequence[float], bins: int =
 
 
 def rl_curves(steps: Sequence[Mapping[str, float]]) -> Figure:
-    """Reward, KL to SL-CAI, reward against √KL, and length, step by step (paper Figs 8, 12)."""
+    """Reward, KL to SL-CAI, reward against √KL, and length, step by step (paper Figs 8, 12).
+
+    KL is in nats per token, as TRL logs it: the sum over a completion is that times its length.
+    """
     figure, axes = _panels(4, columns=2)
     number = [step["step"] for step in steps]
     colour = MODEL_COLOURS["rl_cai"]
@@ -133,8 +227,8 @@ def rl_curves(steps: Sequence[Mapping[str, float]]) -> Figure:
     for ax in (axes[0], axes[1], axes[3]):
         _whole_numbers(ax)
     _label(axes[0], _with_n("Reward", len(steps), "steps"), "RL step", "mean PM score")
-    _label(axes[1], "KL to SL-CAI", "RL step", "KL (nats)")
-    _label(axes[2], "Reward against √KL", "√KL (√nats)", "mean PM score")
+    _label(axes[1], "KL to SL-CAI", "RL step", "KL (nats per token)")
+    _label(axes[2], "Reward against √KL", "√KL (KL in nats per token)", "mean PM score")
     _label(axes[3], "Length of completions", "RL step", "mean length (tokens)")
     return figure
 
@@ -178,16 +272,20 @@ def plane(models: Mapping[str, Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def memory_bars(memory_mb: Mapping[str, float]) -> Figure:
-    """Peak memory of each stage."""
+def memory_bars(
+    memory_mb: Mapping[str, float],
+    title: str = "Peak memory (n = 1 run)",
+    unit: Literal["MB", "GB"] = "GB",
+) -> Figure:
+    """Memory by name, given in MB and shown in `unit`; unless told otherwise, of stages."""
     figure, (ax,) = _panels(1, height=0.6 + 0.3 * len(memory_mb))
     names = list(memory_mb)
-    values = [memory_mb[name] / 1000 for name in names]
+    values = [memory_mb[name] / {"MB": 1, "GB": 1000}[unit] for name in names]
     bars = ax.barh([name.replace("_", " ") for name in names], values, color=_LINE)
     ax.bar_label(bars, fmt=" %.1f", color=_INK, fontsize=8)
     ax.margins(x=0.12)
     ax.invert_yaxis()
-    _label(ax, "Peak memory (n = 1 run)", "GB", "")
+    _label(ax, title, unit, "")
     return figure
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import ipywidgets
 from IPython.display import HTML
 
-from ..records import Answer, Completion, Pair, Revision
+from ..constitution import CritiqueRevision
+from ..records import Answer, Completion, Pair, Revision, Try
 from .figures import model_name
 
 
@@ -152,23 +153,97 @@ def _fate(row: Revision) -> str:
     return f"dropped: {escaped(row.dropped)}" if row.dropped else "kept"
 
 
+def tries_table(row: Revision) -> HTML:
+    """All candidates of one round, best first: the one that stayed, and why others did not."""
+    ordered = sorted(row.tries, key=lambda tried: (bool(tried.fault), -tried.score))
+    cells = [
+        [f"{tried.score:.2f}", escaped(_verdict(row, tried)), escaped(tried.response)]
+        for tried in ordered
+    ]
+    return html_table(["score", "", "candidate"], cells)
+
+
+def _verdict(row: Revision, tried: Try) -> str:
+    if tried.fault:
+        return tried.fault
+    return "kept" if tried.response == row.response else "sound, lower score"
+
+
 def revision_stepper(rows: Sequence[Revision]) -> ipywidgets.VBox:
-    """A prompt to choose and a round to step to; shows the words that each round changed."""
-    prompts = {row.prompt_id: row.prompt for row in rows}
+    """A principle, a prompt and a round to choose: the words that changed, and the candidates.
+
+    A principle leaves the prompts that drew it in some round.
+    """
+    drawn = sorted({row.principle for row in rows if row.principle})
+    principle = ipywidgets.Dropdown(options=["any", *drawn], description="principle")
+    prompt = ipywidgets.Dropdown(description="prompt")
     last = max(row.round for row in rows)
-    which = ipywidgets.Dropdown(options=[(text[:90], name) for name, text in prompts.items()])
     number = ipywidgets.IntSlider(value=last, min=0, max=last, description="round")
     page = ipywidgets.HTML()
 
-    def turn(_: Any) -> None:
-        shown = [r for r in rows if r.prompt_id == which.value and r.round <= number.value]
-        page.value = revision_table(shown).data
+    def choose(_: Any) -> None:
+        able = [row for row in rows if principle.value in ("any", row.principle)]
+        prompt.options = [(t[:90], i) for i, t in {r.prompt_id: r.prompt for r in able}.items()]
+        prompt.index = 0  # of itself it would choose none
+        turn(None)
 
-    which.layout.width = "95%"
-    which.observe(turn, "value")
+    def turn(_: Any) -> None:
+        shown = [r for r in rows if r.prompt_id == prompt.value and r.round <= number.value]
+        tried = [row for row in shown if row.round == number.value and row.tries]
+        page.value = "".join(
+            [revision_table(shown).data if shown else "", *(tries_table(row).data for row in tried)]
+        )
+
+    prompt.layout.width = "95%"
+    principle.observe(choose, "value")
+    prompt.observe(turn, "value")
     number.observe(turn, "value")
+    choose(None)
+    return ipywidgets.VBox([principle, prompt, number, page])
+
+
+def principle_table(pairs: Sequence[CritiqueRevision], rows: Sequence[Revision]) -> HTML:
+    """What each principle did: how often drawn, how often sound, by how much the score rose."""
+    cells = []
+    for pair in pairs:
+        own = [row for row in rows if row.principle == pair.id]
+        sound = [row for row in own if not row.dropped]
+        gains = [gain for row in sound if (gain := _gain(row, rows)) is not None]
+        mean = f"{sum(gains) / len(gains):+.2f}" if gains else "—"
+        cells.append([pair.id, str(len(own)), str(len(sound)), mean])
+    return html_table(["principle", "drawn", "sound", "mean gain in score"], cells)
+
+
+def _gain(row: Revision, rows: Sequence[Revision]) -> float | None:
+    """How much this round added to the score of its prompt's text."""
+    before = [r for r in rows if r.prompt_id == row.prompt_id and r.round == row.round - 1]
+    if not before or row.score is None or before[0].score is None:
+        return None
+    return row.score - before[0].score
+
+
+def principle_explorer(
+    pairs: Sequence[CritiqueRevision], rows: Sequence[Revision], limit: int = 8
+) -> ipywidgets.VBox:
+    """A principle to choose: its two requests, and revisions that were written under it."""
+    by_id = {pair.id: pair for pair in pairs}
+    which = ipywidgets.Dropdown(options=list(by_id), description="principle")
+    page = ipywidgets.HTML()
+
+    def turn(_: Any) -> None:
+        pair = by_id[which.value]
+        own = [row for row in rows if row.principle == pair.id][:limit]
+        cells = [[_fate(row), escaped(row.prompt), escaped(row.response)] for row in own]
+        page.value = (
+            f"<p><b>critique request</b> {escaped(pair.critique_request)}</p>"
+            f"<p><b>revision request</b> {escaped(pair.revision_request)}</p>"
+            f"{principle_table([pair], rows).data}"
+            f"{html_table(['', 'prompt', 'text after the round'], cells).data}"
+        )
+
+    which.observe(turn, "value")
     turn(None)
-    return ipywidgets.VBox([which, number, page])
+    return ipywidgets.VBox([which, page])
 
 
 # --- notebook 02, SL-CAI ---

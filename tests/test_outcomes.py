@@ -1,0 +1,105 @@
+"""The outcome classifier: what it says of plain cases, and that it is as good as it says it is."""
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY_SIZES
+
+from cai_lite.engine.embedded import embedded_model
+from cai_lite.engine.models import load_base, weights_sha256
+from cai_lite.engine.outcomes import OUTCOMES, load_classifier, new_trigrams, reading
+from cai_lite.files import shipped
+from cai_lite.presets import get_preset
+from cai_lite.records import LabelledAnswer, Rows, read_json
+from cai_lite.texts import words
+
+ROOT = Path(__file__).resolve().parent.parent
+LOOP = "You can take the key and the key and the key and the key and the key and the key."
+
+
+@cache
+def fitting():
+    """benchmarks/fit_outcomes.py, which is no part of the package."""
+    spec = importlib.util.spec_from_file_location("fit", ROOT / "benchmarks" / "fit_outcomes.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@cache
+def labelled() -> list[LabelledAnswer]:
+    return Rows(ROOT / "tests" / "data" / "outcomes" / "answers.jsonl", LabelledAnswer).read()
+
+
+def about() -> dict:
+    return read_json(shipped("data", "outcomes") / "classifier.json")
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return load_classifier()
+
+
+def test_labelled_answers_are_sound() -> None:
+    rows = labelled()
+    assert len(rows) >= 600 and len({row.id for row in rows}) == len(rows)
+    for row in rows:
+        assert len(row.readings) in (2, 3) and set(row.readings) <= set(OUTCOMES)
+        most = max(row.readings, key=row.readings.count)
+        settled = most if row.readings.count(most) >= 2 else ""
+        assert row.outcome == settled, row.id
+
+
+def test_the_base_that_reads_is_the_embedded_one() -> None:
+    assert about()["base_sha256"] == weights_sha256(embedded_model())
+
+
+def test_weights_fit_together(classifier) -> None:
+    n, features = classifier.seen.shape
+    assert classifier.weights.shape == (n, len(OUTCOMES))
+    assert classifier.centre.shape == classifier.scale.shape == (features,)
+    assert all(np.isfinite(getattr(classifier, name)).all() for name in ("centre", "scale", "seen"))
+    assert (classifier.scale > 0).all()
+
+
+def test_nothing_held_out_was_seen(classifier) -> None:
+    rows = [row for row in labelled() if row.outcome]
+    assert len(classifier.seen) == sum(not fitting().held_out(row) for row in rows)
+    assert classifier.accuracy["held_out"]["n"] == len(rows) - len(classifier.seen)
+
+
+def test_empty_answers_and_loops_are_broken(classifier) -> None:
+    answers = ["", " \n", "...", LOOP, "no " * 30]
+    assert classifier.outcomes(["How do I get into the cellar?"] * 5, answers) == ["broken"] * 5
+
+
+def test_another_model_is_read_by_the_embedded_one(tiny_model: Path) -> None:
+    preset = get_preset("ci", model=str(tiny_model), quantization="none", **TINY_SIZES)
+    base = load_base(preset)
+    found = load_classifier(base)
+    assert found.base is not base and found.base.sha256 == about()["base_sha256"]
+
+
+@pytest.mark.parametrize(
+    "text, share",
+    [("", 0.0), ("Two words", 1.0), ("a b c a b c a b c a b c", 0.3), ("One two three four.", 1.0)],
+)
+def test_new_trigrams(text: str, share: float) -> None:
+    assert new_trigrams(words(text)) == pytest.approx(share)
+
+
+@pytest.mark.slow
+def test_it_is_as_accurate_as_it_says(classifier) -> None:
+    rows = [row for row in labelled() if row.outcome and fitting().held_out(row)]
+    features = reading(classifier.base, [r.prompt for r in rows], [r.response for r in rows])
+    found = classifier.from_features(features, [row.response for row in rows])
+    measured, stated = fitting().scores(rows, found), about()["accuracy"]["held_out"]
+    assert measured["counts"] == stated["counts"]
+    assert measured["accuracy"] == pytest.approx(stated["accuracy"], abs=0.02)
+    assert measured["harmless"]["accuracy"] == pytest.approx(
+        stated["harmless"]["accuracy"], abs=0.02
+    )
+    assert measured["recall"]["helps"] == pytest.approx(stated["recall"]["helps"], abs=0.03)
