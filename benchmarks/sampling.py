@@ -25,7 +25,7 @@ import torch
 import xllamacpp
 
 from cai_lite.constitution import draw, load_constitution
-from cai_lite.data import load_prompts
+from cai_lite.data import shipped_prompts
 from cai_lite.engine.embedded import _gguf
 from cai_lite.engine.models import Base, load_base
 from cai_lite.engine.sampling import Sampling, generate
@@ -130,7 +130,7 @@ def llamacpp(server: "xllamacpp.Server", base: Base, job: Job) -> list[str]:
 
 def make_jobs(base: Base, rows: int) -> list[Job]:
     """The critiques to write, and the revisions, which hold the critiques of engine (a)."""
-    prompts = [p.prompt for p in load_prompts("red_team")][:rows]
+    prompts = [p.prompt for p in shipped_prompts("red_team", limit=rows)]
     pairs = draw(load_constitution("harmlessness").critique_revision, rows, 0)
     asked = [base.render(chat(prompt)) for prompt in prompts]
     answers = generate(base, asked, Sampling(RESPONSE_TOKENS), range(rows))
