@@ -46,8 +46,8 @@ class Progress:
         from rich.progress import Progress as Bars
 
         columns = (
-            TextColumn("{task.description:<34}"),
-            BarColumn(24),
+            TextColumn("{task.description:<31}"),
+            BarColumn(8),
             MofNCompleteColumn(),
             TextColumn("{task.fields[speed]}"),
             TimeElapsedColumn(),

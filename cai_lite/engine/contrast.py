@@ -90,7 +90,9 @@ def _answer_both_ways(
         texts.append(base.render(good) + base.neutral(_good_opening(run, prompt, principle)))
         texts.append(base.render(bad) + base.neutral(principle.bad_opening))
     seeds = [run.seed("contrast", prompt.id, side) for prompt, _ in work for side in "+-"]
-    answers = generate(base, texts, Sampling(_TOKENS, _TEMPERATURE), seeds)
+    answers = generate(
+        base, texts, Sampling(_TOKENS, _TEMPERATURE), seeds, on_tokens=run.progress.tokens
+    )
     return [
         ContrastPair(id=prompt.id, prompt=prompt.prompt, principle=principle.id, good=good, bad=bad)
         for (prompt, principle), good, bad in zip(work, answers[::2], answers[1::2], strict=True)

@@ -67,7 +67,10 @@ def _sample(run: Run, base: Base, prompts: Sequence[Prompt]) -> list[Pair]:
     sampling = Sampling(run.preset.response_tokens, run.preset.feedback_temperature)
     texts = [base.render(chat(prompt.prompt)) for prompt in prompts for _ in "ab"]
     seeds = [run.seed("pair", prompt.id, side) for prompt in prompts for side in "ab"]
-    answers = [text.strip() for text in generate(base, texts, sampling, seeds)]
+    answers = [
+        text.strip()
+        for text in generate(base, texts, sampling, seeds, on_tokens=run.progress.tokens)
+    ]
     return [
         Pair(id=prompt.id, prompt=prompt.prompt, a=a, b=b)
         for prompt, a, b in zip(prompts, answers[::2], answers[1::2], strict=True)

@@ -104,7 +104,10 @@ def _answer(
     seeds = [run.seed("evaluation", prompt.id) for prompt in prompts]  # the same for every model
     texts = [base.render(chat(prompt.prompt)) for prompt in prompts]
     with role(base, _adapter(model)):
-        responses = [text.strip() for text in generate(base, texts, sampling, seeds)]
+        responses = [
+            text.strip()
+            for text in generate(base, texts, sampling, seeds, on_tokens=run.progress.tokens)
+        ]
     asked = [prompt.prompt for prompt in prompts]
     rewards = judge.scores(asked, responses).tolist()
     outcomes = reader.outcomes(asked, responses)
