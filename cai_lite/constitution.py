@@ -76,6 +76,7 @@ class Constitution(BaseModel):
     spirit: str = ""
     critique_opening: str = "The response"
     revision_openings: list[Text] = []
+    reason_opening: str = ""
     critique_revision: list[CritiqueRevision] = Field(min_length=1)
     comparison: list[Principle] = Field(min_length=1)
 

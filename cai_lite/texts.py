@@ -3,6 +3,9 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
+
+import snowballstemmer
 
 _OBJECTS = re.compile(
     r"\b("
@@ -74,15 +77,18 @@ _SMALL = frozenset(
 )
 
 
+_stem = lru_cache(maxsize=20_000)(snowballstemmer.stemmer("english").stemWord)
+
+
 def _stems(text: str) -> set[str]:
-    """First five letters of a text's content words."""
-    return {word[:5] for word in words(text) if len(word) > 2 and word not in _SMALL}
+    """Stems of a text's content words."""
+    return {_stem(word) for word in words(text) if len(word) > 2 and word not in _SMALL}
 
 
 def answers_to(text: str, prompt: str) -> bool:
     """Whether a text takes up two content words of the prompt, or the one that it has.
 
-    Words are compared by their first five letters.
+    Words are compared by their stems.
     """
     asked = _stems(prompt)
     return len(asked & _stems(text)) >= min(2, len(asked))
@@ -104,9 +110,12 @@ def fault(text: str, examples: Sequence[str] = ()) -> str:
 
 _PERMITS = re.compile(
     r"\b(but|however),? ([\w']+ ){0,2}?(you|i|we|they) (can|could|may|will|should)\b"
-    r"|\b(but|however),? (it is|it's|it would be|it can be|it could be|it is also) "
-    r"(actually |also |indeed |still )?"
-    r"(possible|good|great|fine|okay|worth|legal|easy|fair|a |not )"
+    r"(?!( \w+){1,6} instead)(?! (ask|talk|tell|try|speak|call|offer|choose)\b)"
+    r"|\b(but|however),? i (do )?(think|believe|suggest|recommend)\b"
+    r"|\b(but|however),? (it is|it's|it would be|it can be|it could be|it is also|that's|that is) "
+    r"(actually |also |indeed |still |very |quite |not that )?"
+    r"(possible|good|great|fine|okay|worth|legal|easy|fair|safe|useful|helpful|beneficial|fun|"
+    r"interesting|clever|bad|a |not )"
     r"|\b(it is|it's) ([\w']+ )?(a |an )?(good|great|fun) (way|idea|thing)\b"
     r"|\bi('ll| can| will) (help|make|tell|show|give|do) (it|you|that)\b",
     re.IGNORECASE,
@@ -117,9 +126,15 @@ def takes_back(text: str) -> bool:
     """Whether a text that objects goes on to permit: "…, but you can", "it is a good idea"."""
     plain = text.replace("’", "'")
     return any(
-        not re.search(r"\b(not|isn't|never|won't)\b", found.group())
+        not re.search(r"\b(not(?! that bad)|isn't|never|won't)\b", found.group())
         for found in _PERMITS.finditer(plain)
     )
+
+
+def only_objects(text: str) -> bool:
+    """Whether a finished text joins no reason to what it says: no "because", "since", "so that"."""
+    reason = re.search(r"\b(because|since|so that|as (it|they|this))\b", text, re.IGNORECASE)
+    return not reason and text.endswith((".", "!"))
 
 
 def outcome(text: str) -> str:

@@ -26,7 +26,8 @@ from cai_lite.errors import InputError
 from cai_lite.files import shipped
 
 FIELDS = (
-    "name, description, spirit, critique_opening, revision_openings, critique_revision, comparison"
+    "name, description, spirit, critique_opening, revision_openings, "
+    "reason_opening, critique_revision, comparison"
 )
 
 HERE = Path(__file__)

@@ -50,15 +50,15 @@ def base(tiny_model: Path) -> Base:
 
 
 class Said:
-    """In the model's place: a first answer, `critique` where one is asked for, texts in turn.
+    """In the model's place: a first answer, a critique or a reason where asked, texts in turn.
 
     It keeps what it was given to read.
     """
 
-    def __init__(self, texts: Sequence[str], critique: str = CRITIQUE) -> None:
+    def __init__(self, texts: Sequence[str], critique: str = CRITIQUE, reason: str = "") -> None:
         self.texts: Iterator[str] = itertools.cycle(texts)
-        self.critique = critique
-        self.read: dict[str, list[str]] = {"critique": [], "revision": [], "first": []}
+        self.same = {"critique": critique, "first": FIRST, "reason": reason}
+        self.read: dict[str, list[str]] = {turn: [] for turn in (*self.same, "revision")}
         self.turn = "revision"
 
     def __call__(
@@ -70,11 +70,11 @@ class Said:
         prefix: str = "",
         *,
         openings: Sequence[str] = (),
+        on_tokens: Any = None,
     ) -> list[str]:
         begun = zip(texts, openings or [""] * len(texts), seeds, strict=True)
         self.read[self.turn] += [prefix + text + opening for text, opening, _ in begun]
-        same = {"critique": self.critique, "first": FIRST}
-        return [same.get(self.turn) or next(self.texts) for _ in texts]
+        return [self.same[self.turn] if self.turn in self.same else next(self.texts) for _ in texts]
 
 
 @pytest.fixture
@@ -95,6 +95,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Any:
 
         marked("criticise", "critique")
         marked("candidates", "revision")
+        marked("give_reasons", "reason")
         marked("_answer", "first")
         monkeypatch.setattr(stage, "generate", said)
         monkeypatch.setattr(stage, "contrast_probe", lambda *_: None)
@@ -441,3 +442,25 @@ def test_the_papers_few_shots_run_on_a_real_model(tiny_model: Path, tmp_path: Pa
     fields = {"revision_layout": "completion", "few_shots": str(PAPER), "candidates": 1}
     run = begin(tiny_model, tmp_path, red_team_prompts=1, rounds=1, **fields)
     assert stage.critique_revision(run)["n_candidates"] == 1
+
+
+def test_a_revision_that_only_objects_is_made_to_say_why(
+    tiny_model: Path, tmp_path: Path, base: Base, model: Any
+) -> None:
+    run = begin(tiny_model, tmp_path, revision_layout="guided", candidates=1)
+    said = model([" open your sister's diary. More."], reason=" breaks her trust. More.")
+    (found,) = one_round(run, base, row())
+    objection = found.tries[0].response.rstrip(".")
+    assert objection.endswith("your sister's diary")
+    assert found.response == f"{objection}, because it breaks her trust."
+    assert said.read["reason"][0].endswith(f"{objection}, because it")
+
+
+@pytest.mark.parametrize("reason", [" is wrong and", " is so, it is so, it is so, it is so.", ""])
+def test_a_reason_with_a_fault_is_left_off(
+    tiny_model: Path, tmp_path: Path, base: Base, model: Any, reason: str
+) -> None:
+    run = begin(tiny_model, tmp_path, revision_layout="guided", candidates=1)
+    model([" open your sister's diary."], reason=reason)
+    (found,) = one_round(run, base, row())
+    assert found.response == found.tries[0].response and not found.dropped

@@ -582,12 +582,12 @@ def test_every_shipped_set_loads(name: str) -> None:
 
 
 def test_the_helpful_set_is_as_its_card_says() -> None:
-    assert Counter(row.split for row in HELPFUL) == {"train": 372, "eval": 84}
-    assert [row.id for row in HELPFUL] == [f"hp-{n:03d}" for n in range(1, 457)]
+    assert Counter(row.split for row in HELPFUL) == {"train": 492, "eval": 84}
+    assert [row.id for row in HELPFUL] == [f"hp-{n:03d}" for n in range(1, 577)]
     categories = Counter((row.split, row.category) for row in HELPFUL)
     assert len({row.category for row in EVAL}) == 16
     lookalikes = [n for (_, name), n in categories.items() if name.startswith("sounds_harmful_")]
-    assert len(categories) == 16 + 16 + 5 and len(lookalikes) == 5 and sum(lookalikes) == 120
+    assert len(categories) == 16 + 16 + 5 and len(lookalikes) == 5 and sum(lookalikes) == 240
     assert all(5 <= len(row.prompt.split()) <= 35 for row in HELPFUL)
 
 

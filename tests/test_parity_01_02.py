@@ -12,8 +12,10 @@ import pytest
 
 from cai_lite.constitution import CritiqueRevision
 from cai_lite.engine.contrast import Probe, contrast_logits, probe_layers
+from cai_lite.prompts import first_sentences
 from cai_lite.records import Revision, Try
 from cai_lite.run import begin_run
+from cai_lite.stages.critique_revision import revision_fault
 from cai_lite.teaching import checks, widgets
 from cai_lite.texts import words
 
@@ -21,17 +23,19 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 
 def essential(name: str) -> dict[str, Any]:
-    """The names that a notebook's essential cell defines, run after the notebook's imports."""
+    """The names that a notebook's essential cells define, run in order after its imports."""
     cells = json.loads((NOTEBOOKS / name).read_text())["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
-    (tagged,) = [c for c in code if "essential" in c["metadata"].get("tags", [])]
+    tagged = [c for c in code if "essential" in c["metadata"].get("tags", [])]
+    assert tagged
     tree = ast.parse("\n".join("".join(cell["source"]) for cell in code))
     imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     names: dict[str, Any] = {}
     exec(compile(ast.Module(imports, []), name, "exec"), names)
-    source = "".join(tagged["source"])
-    assert len(source.splitlines()) <= 25
-    exec(compile(source, name, "exec"), names)
+    for cell in tagged:
+        source = "".join(cell["source"])
+        assert len(source.splitlines()) <= 25
+        exec(compile(source, name, "exec"), names)
     return names
 
 
@@ -43,24 +47,61 @@ def probe(tiny_base: Any) -> Probe:
     return Probe(layers, np.zeros(size, np.float32), np.ones(size, np.float32), weights)
 
 
-@pytest.mark.parametrize("filtered", [True, False], ids=["filtered", "all sound"])
+BECAUSE = ", because it"
+
+
+class Judge:
+    """Stands in for `revision_fault`, or listens to it; keeps what it was asked."""
+
+    def __init__(self, verdict: Any = None) -> None:
+        self.verdict = verdict
+        self.heard: list[tuple[Any, ...]] = []
+
+    def __call__(
+        self, row: Any, text: str, pair: Any, value: float, original: float, spirit: str
+    ) -> str:
+        self.heard.append((value, text, row.id, pair.id, original, spirit))
+        if self.verdict:
+            return self.verdict(text)
+        return revision_fault(row, text, pair, value, original, spirit)
+
+
+CASES = {  # a tiny model says nothing sound: fault by case, and how the texts end
+    "filtered": (None, "."),
+    "all sound": (lambda text: "", "."),
+    "no sound reason": (lambda text: "loop" if BECAUSE in text else "", "."),
+    "no finished reason": (lambda text: "", "."),
+    "unfinished": (lambda text: "", " and"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_one_round_by_hand_is_the_packages(
-    tmp_path: Path, tiny_preset: Any, tiny_base: Any, probe: Probe, filtered: bool, monkeypatch: Any
+    tmp_path: Path, tiny_preset: Any, tiny_base: Any, probe: Probe, case: str, monkeypatch: Any
 ) -> None:
+    from cai_lite import prompts as layouts
     from cai_lite.stages import critique_revision as stage
 
     names = essential("01_critique_revision.ipynb")
-    if not filtered:  # a tiny model says nothing sound: let everything through
-        monkeypatch.setattr(stage, "revision_fault", lambda *anything: "")
-        names["revision_fault"] = stage.revision_fault
+    verdict, end = CASES[case]
+
+    def ended(text: str, count: int = 2) -> str:
+        said = first_sentences(text, count).rstrip(" .!?")
+        return said if case == "no finished reason" and BECAUSE in text else said + end
+
+    monkeypatch.setattr(stage, "first_sentences", ended)
+    monkeypatch.setattr(layouts, "first_sentences", ended)  # the notebook's
     run = begin_run(tmp_path / "run", tiny_preset)
-    prompts = run.prompts("red_team", "train", 3)
+    drawn = run.prompts("red_team", "train", 3)
     rows = [
         Revision(id=f"{p.id}/0", prompt_id=p.id, prompt=p.prompt, round=0, response="Yes, do it.")
-        for p in prompts
+        for p in drawn
     ]
     pairs = run.constitution.critique_revision
     for row, pair in zip(rows, pairs, strict=False):
+        mine, its = Judge(verdict), Judge(verdict)
+        names["revision_fault"] = mine
+        monkeypatch.setattr(stage, "revision_fault", its)
 
         def score(text: str, begin: str, row: Revision = row) -> float:
             (logit,) = contrast_logits(tiny_base, probe, [row.prompt], [text], 1, [begin])
@@ -71,10 +112,21 @@ def test_one_round_by_hand_is_the_packages(
             run, tiny_base, probe, [(row, pair)], 1, original={row.prompt_id: 0.4}
         )
         assert (critique, kept) == (theirs.critique, theirs.response)
-        assert (kept in [one.response for one in tried]) is not theirs.kept_previous
-        for mine, its in zip(tried, theirs.tries, strict=True):
-            assert (mine.response, mine.fault) == (its.response, its.fault)
-            assert math.isclose(mine.score, its.score, abs_tol=2e-4)  # batches round otherwise
+        for one, other in zip(tried, theirs.tries, strict=True):
+            assert (one.response, one.fault) == (other.response, other.fault)
+            assert math.isclose(one.score, other.score, abs_tol=2e-4)  # batches round otherwise
+        for (value, *asked), (other_value, *also) in zip(mine.heard, its.heard, strict=True):
+            assert asked == also and math.isclose(value, other_value, abs_tol=2e-4)
+
+        reasons = [text for _, text, *_ in mine.heard if BECAUSE in text]
+        sound = [one for one in tried if not one.fault]
+        best = max(sound, key=lambda one: one.score, default=row)
+        assert theirs.kept_previous is (best is row) is (case == "filtered")
+        assert len(reasons) == (case in ("all sound", "no sound reason"))
+        if case == "all sound":  # the step really happens
+            assert kept == reasons[0] and kept.startswith(best.response[:-1] + BECAUSE)
+        else:
+            assert kept == best.response
 
 
 def test_the_loss_by_hand_is_trls(tmp_path: Path, tiny_preset: Any, tiny_base: Any) -> None:

@@ -27,7 +27,7 @@ from ..prompts import (
 )
 from ..records import Revision, Rows, Try, fill
 from ..run import Run, stage
-from ..texts import answers_to, echoes, fault, takes_back
+from ..texts import answers_to, echoes, fault, only_objects, takes_back
 
 T = TypeVar("T")
 Work = tuple[Revision, CritiqueRevision]
@@ -69,7 +69,10 @@ def _answer(run: Run, base: Base, probe: Probe, prompts: Sequence[Prompt]) -> li
     sampling = Sampling(run.preset.response_tokens, run.preset.response_temperature)
     seeds = [run.seed("answer", prompt.id) for prompt in prompts]
     texts = [base.render(chat(prompt.prompt)) for prompt in prompts]
-    responses = [text.strip() for text in generate(base, texts, sampling, seeds)]
+    responses = [
+        text.strip()
+        for text in generate(base, texts, sampling, seeds, on_tokens=run.progress.tokens)
+    ]
     scores = _scores(run, base, probe, [prompt.prompt for prompt in prompts], responses)
     return [
         Revision(
@@ -124,12 +127,14 @@ def revise(
     critiques = criticise(run, base, work, number) if run.preset.critique else [""] * len(work)
     openings, texts = candidates(run, base, work, critiques, number)
     scores = _candidate_scores(run, base, probe, work, openings, texts)
-    return [
-        choose(row, pair, critique, tried, scored, original[row.prompt_id], number)
+    spirit = run.constitution.spirit
+    chosen = [
+        choose(row, pair, critique, tried, scored, original[row.prompt_id], number, spirit)
         for (row, pair), critique, tried, scored in zip(
             work, critiques, texts, _grouped(scores, run.preset.candidates), strict=True
         )
     ]
+    return give_reasons(run, base, probe, work, chosen, original)
 
 
 def choose(
@@ -140,10 +145,15 @@ def choose(
     scores: Sequence[float],
     original: float,
     number: int,
+    spirit: str = "",
 ) -> Revision:
     """The best sound candidate as the row of this round, or the row's old text and why."""
     found = [
-        Try(response=text, score=score, fault=revision_fault(row, text, pair, score, original))
+        Try(
+            response=text,
+            score=score,
+            fault=revision_fault(row, text, pair, score, original, spirit),
+        )
         for text, score in zip(texts, scores, strict=True)
     ]
     best = max((t for t in found if not t.fault), key=lambda t: t.score, default=None)
@@ -162,23 +172,85 @@ def choose(
     )
 
 
+def give_reasons(
+    run: Run,
+    base: Base,
+    probe: Probe,
+    work: Sequence[Work],
+    chosen: Sequence[Revision],
+    original: Mapping[str, float],
+) -> list[Revision]:
+    """Sound revisions that only object, made to go on with a reason where it has no fault.
+
+    A small model seldom says why unless it is made to begin. Guided layout only.
+    """
+    opening = run.constitution.reason_opening
+    bare = [i for i, row in enumerate(chosen) if not row.dropped and only_objects(row.response)]
+    if run.preset.revision_layout != "guided" or not opening or not bare:
+        return list(chosen)
+    begun = [f"{chosen[i].response.rstrip(' .!')}, {opening}" for i in bare]
+    texts = [revision_text(run, base, *work[i], chosen[i].critique) for i in bare]
+    sampling = Sampling(run.preset.reason_tokens, run.preset.revision_temperature)
+    seeds = [run.seed("reason", chosen[i].id) for i in bare]
+    found = generate(
+        base,
+        texts,
+        sampling,
+        seeds,
+        openings=[base.neutral(text) for text in begun],
+        on_tokens=run.progress.tokens,
+    )
+    whole = [first_sentences(b + text, 1) for b, text in zip(begun, found, strict=True)]
+    asked = [chosen[i].prompt for i in bare]
+    scores = _scores(run, base, probe, asked, whole, [_begins(run, text) for text in whole])
+    rows = list(chosen)
+    for i, text, score in zip(bare, whole, scores, strict=True):
+        row, pair = work[i]
+        ends = text.endswith((".", "!", "?"))
+        first, spirit = original[row.prompt_id], run.constitution.spirit
+        if ends and not revision_fault(row, text, pair, score, first, spirit):
+            rows[i] = chosen[i].model_copy(update={"response": text, "score": score})
+    return rows
+
+
+def _begins(run: Run, text: str) -> str:
+    """The forced opening a revision begins with, or ""."""
+    return next((o for o in run.constitution.revision_openings if text.startswith(o)), "")
+
+
 def criticise(run: Run, base: Base, work: Sequence[Work], number: int) -> list[str]:
     """One critique a row: behind worked examples, or asked for in a chat."""
     seeds = [run.seed("critique", row.prompt_id, number) for row, _ in work]
-    layout = run.preset.revision_layout
+    layout, count = run.preset.revision_layout, run.progress.tokens
     one_line = layout != "dialogue"
     sampling = Sampling(run.preset.critique_tokens, run.preset.revision_temperature, one_line)
     if layout == "guided":
         opening = run.constitution.critique_opening
         texts = [critique_text(row.prompt, row.response, opening) for row, _ in work]
-        found = generate(base, [base.neutral(t) for t in texts], sampling, seeds, few_shot_prefix())
+        found = generate(
+            base,
+            [base.neutral(t) for t in texts],
+            sampling,
+            seeds,
+            few_shot_prefix(),
+            on_tokens=count,
+        )
         return [first_sentences(opening + text, 1) for text in found]
     if layout == "completion":
         texts = [critique_turns(row.prompt, row.response, pair) for row, pair in work]
-        found = generate(base, [base.neutral(t) for t in texts], sampling, seeds, _shots(run, base))
+        found = generate(
+            base,
+            [base.neutral(t) for t in texts],
+            sampling,
+            seeds,
+            _shots(run, base),
+            on_tokens=count,
+        )
     else:
         chats = [critique_dialogue(row.prompt, row.response, pair) for row, pair in work]
-        found = generate(base, [base.render(chat) for chat in chats], sampling, seeds)
+        found = generate(
+            base, [base.render(chat) for chat in chats], sampling, seeds, on_tokens=count
+        )
     return [text.strip() for text in found]
 
 
@@ -203,7 +275,9 @@ def candidates(
     )
     prefix = _shots(run, base) if layout == "completion" else ""
     begun = [base.neutral(opening) for opening in openings]
-    found = generate(base, texts, sampling, seeds, prefix, openings=begun)
+    found = generate(
+        base, texts, sampling, seeds, prefix, openings=begun, on_tokens=run.progress.tokens
+    )
     whole = [(opening + text).strip() for opening, text in zip(openings, found, strict=True)]
     if layout == "guided":
         whole = [first_sentences(text, run.preset.revision_sentences) for text in whole]
@@ -246,16 +320,22 @@ def _opening(run: Run, prompt_id: str, number: int, k: int) -> str:
 
 
 def revision_fault(
-    row: Revision, text: str, pair: CritiqueRevision, score: float, original: float
+    row: Revision,
+    text: str,
+    pair: CritiqueRevision,
+    score: float,
+    original: float,
+    spirit: str = "",
 ) -> str:
     """Why a revision must not be trained on, or "" for a sound one.
 
-    An echo repeats eight words of an example, or five of what the model was asked to do.
+    An echo repeats eight words of an example, or five of what the model was asked to do: of the
+    pair's requests or the constitution's spirit.
     """
     found = fault(text, [part for e in EXAMPLES for part in (e.critique, e.revision)])
     if found:
         return found
-    if echoes(text, [pair.revision_request, pair.critique_request], run=5):
+    if echoes(text, [pair.revision_request, pair.critique_request, spirit], run=5):
         return "echo"
     if not answers_to(text, row.prompt):
         return "answers nothing"

@@ -166,7 +166,11 @@ def tries_table(row: Revision) -> HTML:
 def _verdict(row: Revision, tried: Try) -> str:
     if tried.fault:
         return tried.fault
-    return "kept" if tried.response == row.response else "sound, lower score"
+    # what was kept may go on with a reason, where the candidate had its full stop
+    kept = row.response == tried.response or row.response.startswith(
+        tried.response.rstrip(" .!") + ", "
+    )
+    return "kept" if kept else "sound, lower score"
 
 
 def revision_stepper(rows: Sequence[Revision]) -> ipywidgets.VBox:
