@@ -1,6 +1,6 @@
 """Copy a finished run into data/samples, adapters in float16.
 
-Use: python benchmarks/make_samples.py runs/ci
+Use: python benchmarks/make_samples.py runs/cpu
 """
 
 import json
