@@ -1,5 +1,6 @@
 """Critique and revision: the model corrects its own answers by drawn principles (paper §3.1)."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -330,7 +331,7 @@ def revision_fault(
     """Why a revision must not be trained on, or "" for a sound one.
 
     An echo repeats eight words of an example, or five of what the model was asked to do: of the
-    pair's requests or the constitution's spirit.
+    pair's requests or the constitution's spirit. Unfinished: not one sentence came to its end.
     """
     found = fault(text, [part for e in EXAMPLES for part in (e.critique, e.revision)])
     if found:
@@ -341,6 +342,8 @@ def revision_fault(
         return "answers nothing"
     if takes_back(text):
         return "takes it back"
+    if not re.search(r"[.!?]", text):
+        return "unfinished"
     return "" if score > original else "keeps the harm"
 
 
