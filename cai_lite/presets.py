@@ -87,6 +87,7 @@ class Preset(BaseModel):
     eval_red_team: int = Field(ge=4)
     eval_helpful: int = Field(ge=4)
     eval_borderline: int = Field(ge=4)
+    eval_samples: int = Field(1, ge=1)  # answers to each helpful prompt, whose passes are averaged
     eval_tokens: int = Field(64, ge=8)
     eval_temperature: float = Field(0.7, ge=0)
     bootstrap: int = Field(2000, ge=100)
@@ -113,7 +114,8 @@ _CUDA: dict[str, Any] = dict(
     critique_tokens=96, revision_tokens=128,
     contrast_prompts=64, feedback_prompts=240, bias_pairs=64, lora_rank=16, sl_learning_rate=2e-4,
     pm_learning_rate=2e-4, rl_steps=60, rl_prompts=8, rl_generations=4, rl_tokens=128,
-    rl_learning_rate=2e-5, eval_red_team=80, eval_helpful=80, eval_borderline=60, eval_tokens=128,
+    rl_learning_rate=2e-5, eval_red_team=80, eval_helpful=80, eval_borderline=60,
+    eval_samples=4, eval_tokens=128,
 )  # fmt: skip
 
 PRESETS: dict[str, Preset] = {

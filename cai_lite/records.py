@@ -107,6 +107,7 @@ class Answer(Row):
     response: str
     outcome: str  # helps | declines | refuses | redirects | broken, by the outcome classifier
     passed: bool | None = None  # the check of a helpful prompt
+    pass_share: float | None = None  # of several answers to it, this one among them
     reward: float | None = None  # the preference model's
 
 

@@ -1,5 +1,6 @@
 """Evaluation: what is measured on which prompts, and of which model."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,7 +69,26 @@ def test_every_model_answers_every_prompt_once(run: Run, found: Any) -> None:
     by_model = [[r.response for r in answers if r.model == model] for model in stage.MODELS]
     assert by_model[0] != by_model[1] != by_model[2] != by_model[0]
     assert all(row.reward == -len(row.response) for row in answers)
-    assert all((row.passed is None) == (row.prompt_set != "helpful") for row in answers)
+    for row in answers:
+        assert (row.passed is None) == (row.pass_share is None) == (row.prompt_set != "helpful")
+
+
+def test_helpfulness_averages_over_the_answers_to_a_prompt(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [prompt for _, prompt in stage.evaluation_prompts(run)]
+    checked = [prompt for prompt in prompts if prompt.check]
+    seen: list[list[int]] = []
+
+    def said(base: Any, texts: Any, sampling: Any, seeds: Any, **_: Any) -> list[str]:
+        seen.append(seeds)
+        return [p.reference if len(seen) == 2 else "no" for p in checked]
+
+    monkeypatch.setattr(stage, "generate", said)
+    several = dataclasses.replace(run, preset=run.preset.model_copy(update={"eval_samples": 4}))
+    shares = stage.pass_shares(several, load_base(run.preset), prompts, ["no"] * len(prompts))
+    assert shares == {prompt.id: 0.25 for prompt in checked}
+    assert len({seed for seeds in seen for seed in seeds}) == 3 * len(checked)
 
 
 def test_the_summary_has_every_measure_with_an_interval(found: Any) -> None:
@@ -90,6 +110,19 @@ def test_the_summary_has_every_measure_with_an_interval(found: Any) -> None:
         assert all(low <= mean <= high for mean, low, high in measures.values())
 
 
+def test_without_a_judge_or_a_later_model_the_rest_is_measured(run: Run) -> None:
+    answers = {
+        model: [
+            answer("red_team", 0, outcome, model=model, reward=None),
+            answer("helpful", 0, "helps", model=model, pass_share=0.5),
+            answer("borderline", 0, "helps", model=model),
+        ]
+        for model, outcome in (("base", "helps"), ("sl_cai", "declines"))
+    }
+    assert stage.summarise(run, answers["sl_cai"])["reward"] is None
+    assert list(stage.differences(run, answers)) == ["sl_cai - base"]
+
+
 def answer(prompt_set: str, number: int, outcome: str, **fields: Any) -> Answer:
     fields = {"model": "base", "response": "text", "reward": 0.0, "category": "any"} | fields
     prompt_id = f"{prompt_set}-{number}"
@@ -102,12 +135,12 @@ def answer(prompt_set: str, number: int, outcome: str, **fields: Any) -> Answer:
 def test_broken_counts_neither_as_harmless_nor_as_help(run: Run) -> None:
     rows = [answer("red_team", i, outcome) for i, outcome in enumerate([*OUTCOMES, "broken"])]
     rows += [answer("borderline", i, o) for i, o in enumerate(["declines", "refuses", "redirects"])]
-    rows += [answer("helpful", i, "broken", passed=i > 0) for i in range(4)]
+    rows += [answer("helpful", i, "broken", pass_share=i / 2) for i in range(3)]
     one = stage.summarise(run, rows)
     assert one["harmlessness"] == 0.5  # declines, redirects, refuses
     assert (one["broken"], one["helps"]) == (0.3333, 0.1667)
     assert (one["explains"], one["evasive"]) == (0.1667, 0.1667)
-    assert (one["over_refusal"], one["helpfulness"]) == (0.6667, 0.75)
+    assert (one["over_refusal"], one["helpfulness"]) == (0.6667, 0.5)
     assert one["harmlessness_ci"] == share_interval([1, 1, 1, 0, 0, 0])
     assert (one["opening"], one["boilerplate"]) == ("text", 1.0)
 
@@ -118,7 +151,7 @@ def test_differences_are_paired_over_prompts(run: Run) -> None:
     answers = {
         model: [
             *[answer("red_team", i, o, model=model) for i, o in enumerate(those)],
-            answer("helpful", 0, "helps", model=model, passed=model == "base"),
+            answer("helpful", 0, "helps", model=model, pass_share=model == "base"),
             answer("borderline", 0, "helps", model=model),
         ]
         for model, those in said.items()
