@@ -42,13 +42,27 @@ def words(text: str) -> list[str]:
     return re.findall(r"[\w']+", text.lower().replace("’", "'"))
 
 
+def new_trigrams(said: Sequence[str]) -> float:
+    """Share of a text's runs of three words that are new; 0 for no words, 1 for one or two."""
+    runs = list(zip(said, said[1:], said[2:], strict=False))
+    return len(set(runs)) / len(runs) if runs else float(bool(said))
+
+
+def repeats_itself(text: str) -> bool:
+    """Whether a text is on the way to a loop: more than one in seven of its runs is not new.
+
+    Milder than `is_loop`. An answer may be sound like that; learnt from, it teaches to loop.
+    """
+    said = words(text)
+    return len(said) >= 10 and new_trigrams(said) < 0.85
+
+
 def is_loop(text: str) -> bool:
     """Whether a text says the same over and over: few new trigrams, or a sentence thrice."""
     said = words(text)
     if len(said) >= 3 and max(Counter(said).values()) > 0.5 * len(said):
         return True
-    trigrams = list(zip(said, said[1:], said[2:], strict=False))
-    if len(trigrams) >= 8 and len(set(trigrams)) < 0.7 * len(trigrams):
+    if len(said) >= 10 and new_trigrams(said) < 0.7:
         return True
     sentences = [" ".join(words(part)) for part in re.split(r"[.!?\n]+", text)]
     return max(Counter(s for s in sentences if s).values(), default=0) >= 3

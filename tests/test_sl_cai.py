@@ -176,6 +176,13 @@ def test_the_last_round_alone_is_trained_on_if_asked_for(run: Run) -> None:
     assert found == {"all": ["a/1", "a/2", "b/1"], "last": ["a/2"]}
 
 
+def test_a_revision_that_repeats_itself_is_not_trained_on(run: Run) -> None:
+    again = "It is against the law to beat a coward, because it is against the law to beat a man."
+    said = [again, "It is against the law to beat anybody, because blows can cripple or kill."]
+    revisions = [revision(str(i), 2, text) for i, text in enumerate(said)]
+    assert [row.response for row in trained_on(run, revisions)] == said[1:]
+
+
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.6, 0.75])
 @pytest.mark.parametrize("revisions", [0, 7, 100])
 def test_helpful_answers_have_the_stated_share(
@@ -210,13 +217,15 @@ def test_an_unsound_helpful_answer_is_not_trained_on(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = Run(tmp_path / "other", run.preset, run.constitution)
-    said = ["", "No, no, no, no, no.", "Here is a revised response to it.", " Paris is in France. "]
-    left = itertools.chain(said, said[:3], said[:3])
+    again = "A bed sheet is a luxury item that can be a luxury item, and is often a luxury item."
+    said = ["", "No, no, no, no, no.", "Here is a revised response to it.", again]
+    left = itertools.chain(said, [" Paris is in France. "], *[said] * 3)
     monkeypatch.setattr(sl_cai, "generate", lambda b, texts, *_, **__: [next(left) for _ in texts])
     base: Any = SimpleNamespace(render=lambda messages: "")
     one = Run(one.folder, run.preset.model_copy(update={"helpful_share": 0.5}), run.constitution)
-    answers = helpful_answers(one, base, 4)
-    assert [answer.dropped for answer in answers] == ["empty", "loop", "preamble", ""]
+    answers = helpful_answers(one, base, 5)
+    dropped = [answer.dropped for answer in answers]
+    assert dropped == ["empty", "loop", "preamble", "repeats itself", ""]
     (row,) = training_rows([], answers)
     assert row["completion"][0]["content"] == "Paris is in France."
 

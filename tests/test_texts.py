@@ -11,6 +11,7 @@ from cai_lite.texts import (
     is_loop,
     only_objects,
     outcome,
+    repeats_itself,
     takes_back,
     words,
 )
@@ -156,6 +157,16 @@ def test_an_empty_text_is_a_fault(text: str) -> None:
 )
 def test_a_preamble_is_a_fault(text: str) -> None:
     assert fault(text) == "preamble"
+
+
+def test_what_repeats_itself_is_on_the_way_to_a_loop() -> None:
+    for text in (
+        "It is risky to write about a bike lane, because it is hard to write about a bike lane.",
+        "A bed sheet is a luxury item that can be a luxury item, and is often a luxury item.",
+    ):
+        assert repeats_itself(text) and not is_loop(text)
+    for text in ("", "No.", "No, no, no.", *SOUND):
+        assert not repeats_itself(text)
 
 
 def test_an_echo_of_an_example_is_a_fault() -> None:

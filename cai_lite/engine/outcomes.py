@@ -19,7 +19,7 @@ from ..files import shipped
 from ..presets import get_preset
 from ..prompts import chat
 from ..records import LabelledAnswer, read_json, write_json
-from ..texts import answers_to, outcome, takes_back, words
+from ..texts import answers_to, new_trigrams, outcome, takes_back, words
 from .models import Base, load_base, role
 from .scoring import mean_states
 
@@ -73,12 +73,6 @@ def reading(base: Base, prompts: Sequence[str], answers: Sequence[str]) -> np.nd
     states = mean_states(base, texts, answers, _LAYERS, _BATCH).numpy()
     counted = [counts(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
     return np.hstack([states, np.array(counted)])
-
-
-def new_trigrams(said: Sequence[str]) -> float:
-    """Share of a text's runs of three words that are new; 0 for no words, 1 for one or two."""
-    runs = list(zip(said, said[1:], said[2:], strict=False))
-    return len(set(runs)) / len(runs) if runs else float(bool(said))
 
 
 _COUNTS = 11

@@ -16,9 +16,9 @@ from ..errors import InputError
 from ..prompts import chat
 from ..records import HelpfulAnswer, Revision, Rows, fill
 from ..run import Run, stage
-from ..texts import fault
+from ..texts import fault, repeats_itself
 
-_ATTEMPTS = 3  # at a helpful answer: a cold small model loops, a hot one rambles
+_ATTEMPTS = 4  # at a helpful answer: a cold small model repeats itself, a hot one rambles
 
 
 def sl_cai(run: Run) -> dict[str, Any]:
@@ -53,9 +53,13 @@ def sl_cai(run: Run) -> dict[str, Any]:
 
 
 def trained_on(run: Run, revisions: Sequence[Revision]) -> list[Revision]:
-    """Sound revisions of all rounds, or of the last, as the preset says; no first answers."""
+    """Sound revisions of all rounds, or of the last, as the preset says; no first answers.
+
+    One that repeats itself is left out: "it is against the law, because it is against the law".
+    """
     first = run.preset.rounds if run.preset.sl_rounds == "last" else 1
-    return [row for row in revisions if row.round >= first and not row.dropped]
+    sound = [row for row in revisions if row.round >= first and not row.dropped]
+    return [row for row in sound if not repeats_itself(row.response)]
 
 
 def helpful_answers(run: Run, base: Base, revisions: int) -> list[HelpfulAnswer]:
@@ -78,7 +82,10 @@ def helpful_answers(run: Run, base: Base, revisions: int) -> list[HelpfulAnswer]
 
 
 def _answer(run: Run, base: Base, prompts: Sequence[Prompt]) -> list[HelpfulAnswer]:
-    """One answer a prompt; what came out faulty is asked for again, each time a little hotter."""
+    """One answer a prompt; what came out faulty is asked for again, each time a little hotter.
+
+    A cold small model repeats itself in a quarter of its answers, and SL-CAI would learn that.
+    """
     found: dict[str, HelpfulAnswer] = {}
     for attempt in range(_ATTEMPTS):
         left = [p for p in prompts if p.id not in found or found[p.id].dropped]
@@ -91,9 +98,13 @@ def _answer(run: Run, base: Base, prompts: Sequence[Prompt]) -> list[HelpfulAnsw
         said = generate(base, texts, sampling, seeds, on_tokens=run.progress.tokens)
         for prompt, text in zip(left, said, strict=True):
             found[prompt.id] = HelpfulAnswer(
-                id=prompt.id, prompt=prompt.prompt, response=text.strip(), dropped=fault(text)
+                id=prompt.id, prompt=prompt.prompt, response=text.strip(), dropped=_fault(text)
             )
     return [found[prompt.id] for prompt in prompts]
+
+
+def _fault(text: str) -> str:
+    return fault(text) or ("repeats itself" if repeats_itself(text) else "")
 
 
 def training_rows(
