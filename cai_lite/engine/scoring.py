@@ -4,11 +4,12 @@ The vocabulary head is computed only where its output is used.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 import torch
 
 from .models import Base
+from .sampling import next_logits
 
 
 @torch.no_grad()
@@ -24,15 +25,22 @@ def end_states(base: Base, texts: Sequence[str], batch_size: int) -> torch.Tenso
 
 @torch.no_grad()
 def choice_logprobs(
-    base: Base, texts: Sequence[str], choices: Sequence[str], batch_size: int
+    base: Base,
+    texts: Sequence[str],
+    choices: Sequence[str],
+    batch_size: int,
+    groups: Sequence[Hashable] = (),
 ) -> torch.Tensor:
     """log P(choice | text) of the next token, shape (texts, choices); each choice is one token.
 
-    Raises ValueError if a choice is more than one token.
+    `groups` names texts that begin alike, a name a text: their beginning is read once. Without it
+    every text is read whole. Raises ValueError if a choice is more than one token.
     """
     ids = [_one_token(base, choice) for choice in choices]
-    states = end_states(base, texts, batch_size).to(base.device, base.head.weight.dtype)
-    return base.head(states).float().log_softmax(-1)[:, ids].cpu()
+    found = torch.empty(len(texts), len(choices))
+    for rows, logits in next_logits(base, texts, groups or range(len(texts)), batch_size):
+        found[rows] = logits.log_softmax(-1)[:, ids].cpu()
+    return found
 
 
 @torch.no_grad()
