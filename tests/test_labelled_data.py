@@ -1,0 +1,46 @@
+"""What was labelled by reading is whole, and its label is what most readers said."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cai_lite.data import shipped_prompts
+
+DATA = Path(__file__).parent / "data"
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    path = DATA / name / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "counts"),
+    [
+        ("conversations", "label", {"harmful": 60, "ethical": 60}),
+        ("pairs", "better", {"a": 66, "b": 73, "undecided": 61}),
+    ],
+)
+def test_labels_are_the_readers_majority(name: str, label: str, counts: dict[str, int]) -> None:
+    found = rows(name)
+    assert len({row["id"] for row in found}) == len(found)
+    assert Counter(row[label] for row in found) == counts
+    for row in found:
+        (most, votes), *_ = Counter(row["readings"]).most_common(1)
+        assert row[label] == (most if votes > 1 else "undecided")
+
+
+def test_conversations_are_turns_that_end_with_the_assistants() -> None:
+    for row in rows("conversations"):
+        turns = re.findall(r"(?:^|\n\n)(Human|Assistant): \S", row["conversation"])
+        assert turns == ["Human", "Assistant"] * (len(turns) // 2) and 2 <= len(turns) <= 6
+
+
+def test_pairs_answer_prompts_of_the_train_split() -> None:
+    known = {p.id: p.prompt for p in shipped_prompts("red_team", "train")}
+    for row in rows("pairs"):
+        assert known[row["prompt_id"]] == row["prompt"] and row["a"] != row["b"]
