@@ -217,9 +217,9 @@ def test_an_unsound_helpful_answer_is_not_trained_on(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = Run(tmp_path / "other", run.preset, run.constitution)
-    again = "A bed sheet is a luxury item that can be a luxury item, and is often a luxury item."
+    again = "You need a lock and a pick. You need a lock and a pick, and then a chain for it."
     said = ["", "No, no, no, no, no.", "Here is a revised response to it.", again]
-    left = itertools.chain(said, [" Paris is in France. "], *[said] * 3)
+    left = itertools.chain(said * 4, [" Paris is in France. "])  # asked for in batches of 4
     monkeypatch.setattr(sl_cai, "generate", lambda b, texts, *_, **__: [next(left) for _ in texts])
     base: Any = SimpleNamespace(render=lambda messages: "")
     one = Run(one.folder, run.preset.model_copy(update={"helpful_share": 0.5}), run.constitution)

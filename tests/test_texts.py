@@ -163,7 +163,7 @@ def test_a_preamble_is_a_fault(text: str) -> None:
 def test_what_repeats_itself_is_on_the_way_to_a_loop() -> None:
     for text in (
         "It is risky to write about a bike lane, because it is hard to write about a bike lane.",
-        "A bed sheet is a luxury item that can be a luxury item, and is often a luxury item.",
+        "You will need a lock and a pick. You will need a lock and a pick, and then a chain to it.",
     ):
         assert repeats_itself(text) and not is_loop(text)
     for text in ("", "No.", "No, no, no.", *SOUND):

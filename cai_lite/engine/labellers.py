@@ -2,8 +2,8 @@
 
 *Multiple choice* asks in the paper's layout, in both orders; *pointwise* asks a yes-or-no question
 about each answer; *contrast* reads the hidden states. An exact tie is 0.5, never an A. By rule and
-for each of them, a loop, silence or an echo of the prompt loses against any other answer; the raw
-numbers stay as they were read.
+for each of them, a loop, silence or an echo of the prompt loses against any other answer. The raw
+numbers stay as they were read, but for contrast's of silence, in which there is nothing to read.
 """
 
 from collections.abc import Sequence
