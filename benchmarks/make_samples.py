@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 SAMPLES = Path(__file__).parents[1] / "data" / "samples"
+KEPT = ("ablations.jsonl", "labels.jsonl")  # of no run: benchmarks/ of these names made them
 LEFT_OUT = ("run.lock", "checkpoints", "README.md", "report.html")
 
 
@@ -25,12 +26,11 @@ def main(run: Path) -> None:
     """Replace the samples by this run."""
     if not (run / "report.json").is_file():
         sys.exit(f"{run} has no report.json; finish it first: cai-lite run --out {run}")
-    ablations = SAMPLES / "ablations.jsonl"  # of no run: benchmarks/ablations.py made it
-    kept = ablations.read_bytes() if ablations.exists() else b""
+    kept = {path: path.read_bytes() for name in KEPT if (path := SAMPLES / name).exists()}
     shutil.rmtree(SAMPLES, ignore_errors=True)
     shutil.copytree(run, SAMPLES, ignore=shutil.ignore_patterns(*LEFT_OUT))
-    if kept:
-        ablations.write_bytes(kept)
+    for path, content in kept.items():
+        path.write_bytes(content)
     for path in SAMPLES.glob("*/adapter/*.safetensors"):
         halve(path)
     for path in SAMPLES.glob("*/adapter/adapter_config.json"):

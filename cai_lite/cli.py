@@ -394,9 +394,9 @@ def hhh(options: Options) -> Found:
     file = Path(options.file) if options.file else paper_file(folder or "", _HHH_FILE)
     preset = _preset(options, progress)
 
-    from .stages.hhh import METHODS, hhh
+    from .stages.hhh import USUAL, hhh
 
-    return hhh(preset, file, options.method or METHODS, options.limit, progress)
+    return hhh(preset, file, options.method or USUAL, options.limit, progress)
 
 
 def lab(_: Options) -> Found:

@@ -474,8 +474,8 @@ def _parts(prompt: str) -> _Parts:
     """Take a row's prompt apart: introduction, conversation, question, options."""
     start = prompt.find("\n (A) [[[")
     pattern = _BRACKETED
-    if start < 0:  # options without brackets stand on one line each, in the last paragraph
-        start, pattern = prompt.find("\n (A) ", prompt.rfind("\n\n") + 2), _PLAIN
+    if start < 0:  # options without brackets stand on one line each, behind all else that has any
+        start, pattern = prompt.rfind("\n (A) "), _PLAIN
     if start < 0:
         raise ValueError("prompt has no options such as ' (A) …'")
     head, _, question = prompt[:start].rpartition("\n\n")

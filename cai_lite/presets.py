@@ -5,11 +5,17 @@ chose.
 """
 
 import os
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from .errors import InputError
+
+Warm = Annotated[float, Field(gt=0)]
+
+
+def _numbers(value: Any) -> Any:
+    return value.split(",") if isinstance(value, str) else value
 
 
 class Preset(BaseModel):
@@ -60,14 +66,24 @@ class Preset(BaseModel):
     sl_learning_rate: float = Field(3e-4, gt=0)
 
     # AI feedback (paper §4.1)
-    labeller: Literal["contrast", "pointwise", "multiple_choice"] = "contrast"
+    labeller: Literal["contrast", "pointwise", "multiple_choice", "chain_of_thought", "mixed"] = (
+        "contrast"
+    )
+    label_few_shots: bool = False  # multiple choice and pointwise: behind worked examples
+    mixed_weight: float = Field(0.5, ge=0, le=1)  # contrast's share of the log-odds
+    thoughts: int = Field(2, ge=1)  # chains of thought a pair, in turns in both orders
+    thought_tokens: int = Field(72, ge=16)
+    thought_temperature: float = Field(0.6, ge=0)
+    thought_clamp: float = Field(0.1, ge=0, le=0.5)  # furthest a label may lie from 0.5
     contrast_prompts: int = Field(32, ge=8)
     principles_per_pair: int = Field(3, ge=1)
     feedback_prompts: int = Field(ge=8)  # one pair each
-    feedback_temperature: float = Field(1.0, gt=0)
+    # the two answers of a pair take these in turns; as text, 0.7,1.0
+    feedback_temperatures: Annotated[tuple[Warm, ...], BeforeValidator(_numbers)] = (1.0,)
     bias_pairs: int = Field(16, ge=1)  # pairs asked in both orders to measure position bias
 
     # preference model
+    pm_labels: str = ""  # a JSONL of comparisons, as the labelling widget's; empty: AI feedback's
     pm_epochs: float = Field(1.0, gt=0)
     pm_batch: int = Field(8, ge=1)
     pm_learning_rate: float = Field(3e-4, gt=0)

@@ -185,11 +185,57 @@ def revision_turns(question: str, response: str, pair: CritiqueRevision, critiqu
 
 def comparison_text(prompt: str, a: str, b: str, principle: str) -> str:
     """The paper's multiple choice; the next token is "A" or "B" (§4.1)."""
+    return f"{_options(prompt, a, b, principle)}\n\nThe answer is: ("
+
+
+def thought_text(prompt: str, a: str, b: str, principle: str) -> str:
+    """The paper's comparison by chain of thought, up to where the reasoning begins (§4.1)."""
+    return f"{_options(prompt, a, b, principle)}\n\nLet's think step by step:"
+
+
+def _options(prompt: str, a: str, b: str, principle: str) -> str:
     return (
         "Consider the following conversation between a human and an assistant:\n\n"
         f"Human: {one_line(prompt)}\n\n{principle}\nOptions:\n"
-        f" (A) {one_line(a)}\n (B) {one_line(b)}\n\nThe answer is: ("
+        f" (A) {one_line(a)}\n (B) {one_line(b)}"
     )
+
+
+VERDICT = "So the answer is: ("
+
+
+def comparison_prefix(thoughts: bool, examples: Sequence[Example] = EXAMPLES) -> str:
+    """Worked comparisons of a response with its revision, in turns the first and the second.
+
+    With `thoughts` each is argued before its verdict. Those whose response is fine are left out.
+    """
+    unlike = [e for e in examples if not e.fine]
+    return "".join(_worked(e, "AB"[i % 2], thoughts) for i, e in enumerate(unlike))
+
+
+def _worked(e: Example, better: str, thoughts: bool) -> str:
+    a, b = (e.revision, e.response) if better == "A" else (e.response, e.revision)
+    asked = "Choose the response that hurts nobody and says why."
+    if not thoughts:
+        return f"{comparison_text(e.question, a, b, asked)}{better})\n\n"
+    harm = e.critique.removeprefix("The response").strip()
+    worse = "B" if better == "A" else "A"
+    why = f"Response ({worse}) {harm} Response ({better}) does not, and it gives a reason."
+    return f"{thought_text(e.question, a, b, asked)} {why} {VERDICT}{better})\n\n"
+
+
+def split_verdict(text: str) -> tuple[str, str] | None:
+    """(reasoning, "A" or "B") of a thought that ends in one verdict; None for any other text.
+
+    No reasoning, no verdict, several verdicts or anything behind it on its line: no label.
+    """
+    thought = text.split("\n\n")[0].strip()
+    found = re.fullmatch(
+        r"(?P<why>.*\w.*?)\s*So the answer is: \((?P<best>[AB])\)\.?", thought, re.DOTALL
+    )
+    if not found or "so the answer is" in found["why"].lower():
+        return None
+    return found["why"], found["best"]
 
 
 def pointwise_chat(prompt: str, answer: str, question: str) -> Messages:
@@ -199,6 +245,19 @@ def pointwise_chat(prompt: str, answer: str, question: str) -> Messages:
         f"Question: {one_line(prompt)}\nResponse: {one_line(answer)}\n\n"
         f"{question} Answer Yes or No."
     )
+
+
+def pointwise_examples(question: str, examples: Sequence[Example] = EXAMPLES) -> Messages:
+    """The question asked and answered of worked responses: No of a harmful one, Yes of others."""
+    asked = [
+        message
+        for i, e in enumerate(examples)
+        for message in (
+            pointwise_chat(e.question, e.revision if i % 2 else e.response, question)[0],
+            {"role": "assistant", "content": "Yes" if i % 2 or e.fine else "No"},
+        )
+    ]
+    return asked
 
 
 def contrast_chats(prompt: str, principle: Principle) -> tuple[Messages, Messages]:

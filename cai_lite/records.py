@@ -56,6 +56,7 @@ class Pair(Row):
     prompt: str
     a: str
     b: str
+    redrawn: int = 0  # how often b was drawn again because it was too much like a
 
 
 class Comparison(Pair):
@@ -64,7 +65,9 @@ class Comparison(Pair):
     p_a: float
     method: str
     principles: list[str]
-    scores: dict[str, list[float]] = {}  # raw numbers behind p_a, as the method names them
+    # raw numbers behind p_a, as the method names them; null: a sample without a verdict
+    scores: dict[str, list[float | None]] = {}
+    thoughts: list[str] = []  # chain of thought: what the model said before its verdicts
 
 
 class Completion(Row):
@@ -77,12 +80,13 @@ class Completion(Row):
 
 
 class ContrastPair(Row):
-    """The base's answers to one prompt under a principle and under its opposite."""
+    """Two answers to one prompt, one under a principle and one under its opposite."""
 
     prompt: str
     principle: str
     good: str
     bad: str
+    good_opening: str = ""  # read before `good`, but not counted
 
 
 class LabelledAnswer(Row):
@@ -166,11 +170,14 @@ def fill(
     make: Callable[[Sequence[T]], Sequence[R]],
     batch_size: int,
     advance: Callable[[int], None] = lambda n: None,
+    *,
+    may_lack: bool = False,
 ) -> list[R]:
     """Make the rows that `store` lacks, in fixed batches, and return all of `work`'s rows in order.
 
     A batch that is only partly on disk is made again as a whole, so that a resumed run computes
-    just what an undisturbed one does; rows already there are kept.
+    just what an undisturbed one does; rows already there are kept. With `may_lack`, `make` may
+    leave out rows, and they are missing here too; without it that is a KeyError.
     """
     have = {row.id: row for row in store.read()}
     for start in range(0, len(work), batch_size):
@@ -181,7 +188,7 @@ def fill(
             store.append(fresh)
             have.update((row.id, row) for row in fresh)
         advance(len(batch))
-    return [have[row_id(item)] for item in work]
+    return [have[name] for name in map(row_id, work) if not may_lack or name in have]
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -201,7 +201,7 @@ def _newest_run() -> Path | None:
 
 def _manifest(preset: Preset, constitution: Constitution) -> dict[str, Any]:
     return {
-        "preset": preset.model_dump(),
+        "preset": preset.model_dump(mode="json"),
         "constitution": {"name": constitution.name, "sha256": constitution_sha256(constitution)},
         "versions": versions(),
     }

@@ -68,6 +68,25 @@ def is_loop(text: str) -> bool:
     return max(Counter(s for s in sentences if s).values(), default=0) >= 3
 
 
+def says_nothing_new(text: str) -> bool:
+    """Whether most of a text was said before in it: one word over and over, or runs of them.
+
+    Stricter than `is_loop`, which also finds an objection that is only said twice.
+    """
+    said = words(text)
+    if len(said) >= 3 and max(Counter(said).values()) > 0.5 * len(said):
+        return True
+    return len(said) >= 10 and new_trigrams(said) < 0.5
+
+
+def alike(a: str, b: str) -> bool:
+    """Whether two texts share most of their runs of three words, or all of their words."""
+    one, other = words(a), words(b)
+    runs = [set(zip(said, said[1:], said[2:], strict=False)) for said in (one, other)]
+    together = runs[0] | runs[1]
+    return one == other or (bool(together) and len(runs[0] & runs[1]) >= 0.8 * len(together))
+
+
 def echoes(text: str, others: Sequence[str], run: int = 8) -> bool:
     """Whether a text shares a run of that many words with any of the others."""
     said = words(text)

@@ -20,9 +20,10 @@ from cai_lite.engine.contrast import (
     probe_layers,
 )
 from cai_lite.engine.models import Base, load_base
+from cai_lite.engine.reader import Reader
 from cai_lite.errors import InputError
 from cai_lite.presets import get_preset
-from cai_lite.records import Comparison, ContrastPair, Pair
+from cai_lite.records import Comparison, ContrastPair, Pair, write_json
 from cai_lite.run import Run, begin_run, derive_seed
 from cai_lite.stages.ai_feedback import LABELLERS, principles_for
 from cai_lite.stages.preference_model import measure
@@ -35,6 +36,9 @@ PAIRS = [
 ]
 
 
+ASKED = [name for name in LABELLERS if name != "chain_of_thought"]  # that one: test_labellers
+
+
 @pytest.fixture(scope="module")
 def base(tiny_model: Path) -> Base:
     return load_base(get_preset("ci", model=str(tiny_model), quantization="none", **TINY_SIZES))
@@ -43,7 +47,9 @@ def base(tiny_model: Path) -> Base:
 @pytest.fixture(scope="module")
 def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     preset = get_preset("ci", model=str(tiny_model), quantization="none", **TINY_SIZES)
-    return begin_run(tmp_path_factory.mktemp("contrast") / "run", preset)
+    run = begin_run(tmp_path_factory.mktemp("contrast") / "run", preset)
+    write_json(run.path("ai_feedback", "temperature.json"), 1.0)  # this model's labels are a coin's
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +135,10 @@ def test_principles_without_contrast_prompts_are_an_input_error(run: Run, base: 
         contrast_probe(other, base, shipped_prompts("red_team", "train", 8))
 
 
+def as_reader(probe: Probe) -> Reader:
+    return Reader(probe.layers, ("one",), probe.centre, probe.scale, probe.weights[None], 1.0)
+
+
 # --- silence and loops
 
 
@@ -138,20 +148,23 @@ def test_saying_nothing_never_wins(run: Run, base: Base, probe: Probe) -> None:
         assert list(logits[:2]) == [LOWEST, LOWEST] and min(logits[2:]) > LOWEST
         for silence in ("", "  \n"):
             pair = Pair(id="s", prompt="Why?", a=silence, b="Because it is so, I think.")
-            assert labellers.contrast(base, judge, [(pair, [])], 4).p_a[0] < 0.5
+            assert labellers.contrast(base, as_reader(judge), [(pair, [])], 4).p_a[0] < 0.5
 
 
 def test_a_loop_never_wins(run: Run, base: Base, probe: Probe) -> None:
     for judge in (probe, hostile_probe(base)):
-        for loop in (LOOP, "It is a scam that is a scam that is a scam that is a scam."):
+        for loop in (
+            LOOP,
+            "It is a scam that is a scam that is a scam that is a scam that is a scam.",
+        ):
             pair = Pair(id="l", prompt="Why?", a="Because it is so.", b=loop)
-            assert labellers.contrast(base, judge, [(pair, [])], 4).p_a[0] > 0.5
+            assert labellers.contrast(base, as_reader(judge), [(pair, [])], 4).p_a[0] > 0.5
 
 
 # --- all labellers
 
 
-@pytest.mark.parametrize("name", list(LABELLERS))
+@pytest.mark.parametrize("name", ASKED)
 def test_swapping_the_answers_turns_the_label_round(
     run: Run, base: Base, probe: Probe, name: str
 ) -> None:
@@ -173,7 +186,7 @@ NO_ANSWER = ("", " \n", "No, no, no, no, no, no.", LOOP, "How do I read my siste
 SOUND = ("I don't think so. A diary is private.", "Take it while she is asleep, and put it back.")
 
 
-@pytest.mark.parametrize("name", list(LABELLERS))
+@pytest.mark.parametrize("name", ASKED)
 def test_a_loop_silence_or_an_echo_never_wins(
     run: Run, base: Base, probe: Probe, name: str
 ) -> None:
@@ -190,7 +203,7 @@ def test_a_loop_silence_or_an_echo_never_wins(
     assert LABELLERS[name](run, base, [(none, work[0][1])])[0].p_a == 0.5
 
 
-@pytest.mark.parametrize("name", list(LABELLERS))
+@pytest.mark.parametrize("name", ASKED)
 def test_an_exact_tie_stays_a_tie(run: Run, base: Base, probe: Probe, name: str) -> None:
     same = [pair.model_copy(update={"b": pair.a}) for pair in PAIRS]
     rows = LABELLERS[name](run, base, [(pair, principles_for(run, pair)) for pair in same])

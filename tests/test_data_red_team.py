@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from cai_lite.constitution import load_constitution
+from cai_lite.engine.reader import GENERAL
+
 DATA = Path(__file__).parents[1] / "data"
 
 FIELDS = {
@@ -161,3 +164,28 @@ def test_borderline_rows_say_why_they_are_harmless():
 
 def test_edge_cases_name_two_sides():
     assert all(" vs. " in row["tension"] for row in load("edge_cases"))
+
+
+def test_dialogues_are_fit_for_a_classroom_and_balanced():
+    rows = load("dialogues")
+    known = {p.id for p in load_constitution("harmlessness").comparison} | GENERAL
+    assert len({row["id"] for row in rows}) == len(rows) and len(rows) >= 300
+    assert {row["principle"] for row in rows} <= known
+    for row in rows:
+        text = " ".join(row[part] for part in ("prompt", "good", "bad"))
+        assert not FORBIDDEN & set(words(text)), row["id"]
+        assert row["good"] != row["bad"] and min(len(row["good"]), len(row["bad"])) > 20
+    longer = sum(len(row["good"]) > len(row["bad"]) for row in rows) / len(rows)
+    assert 0.4 < longer < 0.6  # length does not give the better answer away
+
+
+@pytest.mark.parametrize("measured", ["conversations", "pairs", "outcomes"])
+def test_dialogues_share_nothing_with_what_measures(measured):
+    names = {"conversations": "conversations", "pairs": "pairs", "outcomes": "answers"}
+    path = Path(__file__).parent / "data" / measured / f"{names[measured]}.jsonl"
+    measures = path.read_text(encoding="utf-8").lower()
+    heard = words(measures)
+    runs = set(zip(*(heard[i:] for i in range(7)), strict=False))
+    for row in load("dialogues"):
+        said = words(f"{row['good']} {row['bad']}")
+        assert not runs & set(zip(*(said[i:] for i in range(7)), strict=False)), row["id"]

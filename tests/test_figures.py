@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cai_lite.errors import InputError
 from cai_lite.measures import share_interval
 from cai_lite.teaching import figures
 
@@ -35,6 +36,13 @@ DIRECT = {
     "critique": [FIRST, figures.Texts([0.6, 0.8], [True, True])],
     "direct": [FIRST, figures.Texts([0.5, 0.5], [True, False])],
 }
+PREDICTORS = {
+    "PM": ([0.1, 0.1, 0.9, 0.9], [0, 0, 1, 0]),
+    "one half": ([0.5] * 4, [0, 0, 1, 1]),
+    "words": ([0.2, 0.4, 0.6, 1.0], [0.1, 0.3, 0.8, 0.9]),
+    "p < $x$": ([0.3], [1]),
+}
+SHARES = np.random.default_rng(0).random((16, 16))
 ALL = {
     "score_by_round": lambda: figures.score_by_round([[0.3, 0.5], [0.6, 0.8]]),
     "score_by_principles": lambda: figures.score_by_principles(PRINCIPLES),
@@ -42,6 +50,8 @@ ALL = {
     "losses": lambda: figures.losses([2.0, 1.0], "SL-CAI"),
     "label_histogram": lambda: figures.label_histogram([0.2, 0.5, 1.0]),
     "reliability": lambda: figures.reliability([0.1, 0.9, 1.0], [0.2, 0.8, 1.0]),
+    "reliabilities": lambda: figures.reliabilities(PREDICTORS),
+    "agreement_matrix": lambda: figures.agreement_matrix(list("abcdef"), SHARES[:6, :6]),
     "rl_curves": lambda: figures.rl_curves(STEPS),
     "model_bars": lambda: figures.model_bars(MODELS),
     "plane": lambda: figures.plane(MODELS),
@@ -166,3 +176,77 @@ def test_pyplot_is_not_imported():
     code = "import sys, cai_lite.teaching.figures; print('matplotlib.pyplot' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_each_predictor_has_its_panel_and_its_numbers():
+    axes = figures.reliabilities(PREDICTORS).axes
+    assert len(axes) == 4  # the fourth stands alone in its row, without empty panels
+    name, numbers = axes[0].get_title().split("\n")
+    assert name == "PM (n = 4 rows)"
+    assert numbers.startswith("Brier 0.210, ECE 0.250 [")  # (0.01 * 3 + 0.81) / 4; (0.1 + 0.4) / 2
+    assert axes[1].get_title().split("\n")[1] == "Brier 0.250, ECE 0.000 [0.000, 0.500]"
+
+
+def test_a_bin_has_its_mean_its_rows_and_wilsons_interval():
+    ax = figures.reliabilities(PREDICTORS).axes[0]
+    diagonal, *lines = ax.lines
+    assert list(diagonal.get_xdata()) == list(diagonal.get_ydata()) == [0, 1]
+    points = [(bar[0].get_xdata()[0], bar[0].get_ydata()[0]) for bar in ax.containers]
+    assert points == [pytest.approx((0.1, 0)), pytest.approx((0.9, 0.5))]
+    assert [text.get_text() for text in ax.texts] == ["2", "2"]
+    (line,) = ax.containers[1][2][0].get_segments()
+    assert list(line[:, 1]) == pytest.approx(share_interval([1, 0]), abs=1e-4)
+
+
+def test_calibration_without_rows_or_predictors_is_refused():
+    with pytest.raises(InputError, match="no predictor"):
+        figures.reliabilities({})
+    with pytest.raises(InputError, match="label for every prediction"):
+        figures.reliabilities({"PM": ([0.1, 0.2], [1])})
+
+
+def test_names_of_users_are_not_read_as_maths():
+    svg = figures.to_svg(figures.reliabilities(PREDICTORS))
+    assert "p &lt; $x$ (n = 1 rows)" in svg
+    assert "$y$" in figures.to_svg(figures.agreement_matrix(["$y$"], np.ones((1, 1))))
+
+
+def test_agreement_is_written_in_its_cells_in_the_order_of_names():
+    shares = np.array([[1, 0.87, np.nan], [0.87, 1, 0.05], [np.nan, 0.05, 1]])
+    ax, bar = figures.agreement_matrix(["a", "b", "c"], shares).axes
+    written = {text.get_position(): text.get_text() for text in ax.texts}
+    assert len(written) == 9 and written[1.5, 0.5] == ".87" and written[2.5, 1.5] == ".05"
+    assert written[2.5, 0.5] == "–" and written[1.5, 1.5] == "1"
+    assert ax.get_ylim() == (3, 0)  # the first name is on top, as the matrix is written
+    for ticks in (ax.get_xticklabels(), ax.get_yticklabels()):
+        assert [tick.get_text() for tick in ticks] == ["a", "b", "c"]
+    marks = {
+        tick.get_text(): mark
+        for mark, tick in zip(bar.get_yticks(), bar.get_yticklabels(), strict=True)
+    }
+    assert marks["0.5 (chance)"] == 0.5
+
+
+def test_numbers_in_cells_can_be_read():
+    figure = figures.agreement_matrix(["a", "b"], np.array([[1, 0.49], [0.5, 0.0]]))
+    ax = figure.axes[0]
+    figure.draw_without_rendering()
+    mesh = ax.collections[0]
+    for text, face in zip(ax.texts, mesh.get_facecolors(), strict=True):
+        light = [0.0 if text.get_color() == "black" else 1.0, _luminance(face)]
+        assert (max(light) + 0.05) / (min(light) + 0.05) >= 4.5  # WCAG 2.2, contrast of text
+
+
+def _luminance(colour) -> float:
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+
+def test_agreement_needs_a_name_for_every_row():
+    with pytest.raises(InputError, match=r"shape \(2, 2\) for 3 names"):
+        figures.agreement_matrix(["a", "b", "c"], np.ones((2, 2)))
+
+
+def test_a_map_of_the_papers_sixteen_principles_fits_a_notebook():
+    png = figures.agreement_matrix([f"principle-{i}" for i in range(16)], SHARES)._repr_png_()
+    assert len(png) < 32_000  # 256 numbers; a notebook has room for 150,000

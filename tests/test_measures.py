@@ -1,9 +1,18 @@
-"""Intervals keep their width where all rows agree."""
+"""Intervals keep their width where all rows agree; calibration is told with its own doubt."""
 
 import numpy as np
 import pytest
 
-from cai_lite.measures import bootstrap_interval, share_interval
+from cai_lite.errors import InputError
+from cai_lite.measures import (
+    bin_of,
+    bootstrap_interval,
+    brier,
+    calibration_error,
+    calibration_floor,
+    calibration_interval,
+    share_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -45,3 +54,72 @@ def test_differing_rows_are_resampled() -> None:
     assert (low, high) == pytest.approx(
         (rows.mean() - 1.96 * error, rows.mean() + 1.96 * error), abs=0.02
     )
+
+
+def _calibrated(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions, and labels that come true as often as predicted."""
+    generator = np.random.default_rng(seed)
+    predicted = generator.random(n)
+    return predicted, (generator.random(n) < predicted).astype(float)
+
+
+def test_brier_is_the_mean_squared_gap() -> None:
+    assert brier([1.0, 0.0], [1, 0]) == 0
+    assert brier([0.5, 0.5], [1, 0]) == 0.25
+    assert brier([0.9, 0.2, 0.6], [1, 0.4, 0]) == pytest.approx((0.01 + 0.04 + 0.36) / 3, abs=1e-4)
+
+
+def test_the_calibration_error_weighs_the_gap_of_each_bin_by_its_rows() -> None:
+    predicted, labels = [0.1, 0.3, 0.9, 1.0], [0, 1, 1, 0.5]
+    # in two bins: |0.2 - 0.5| of two rows, |0.95 - 0.75| of two rows
+    assert calibration_error(predicted, labels, bins=2) == pytest.approx(0.25)
+    assert calibration_error(predicted, labels, bins=1) == pytest.approx(0.05)
+    # in ten: rows alone but for the last two, whose bin holds 0.9 and 1
+    assert calibration_error(predicted, labels) == pytest.approx((0.1 + 0.7 + 0.4) / 4)
+    assert bin_of(np.array([0.0, 0.49, 0.5, 1.0]), 2).tolist() == [0, 0, 1, 1]
+
+
+def test_the_calibration_interval_is_seeded_and_narrows_with_rows() -> None:
+    few, many = _calibrated(50, 1), _calibrated(5000, 1)
+    interval = calibration_interval(*few, draws=500, seed=3)
+    assert interval == calibration_interval(*few, draws=500, seed=3)
+    assert interval != calibration_interval(*few, draws=500, seed=4)
+    low, high = calibration_interval(*many, draws=500, seed=3)
+    assert high - low < (interval[1] - interval[0]) / 4
+
+
+def test_the_calibration_interval_resamples_rows_with_their_labels() -> None:
+    predicted = np.linspace(0, 1, 101)
+    assert calibration_interval(predicted, predicted, draws=200, seed=0) == [0, 0]
+    sure = calibration_interval(np.ones(400), np.r_[np.zeros(100), np.ones(300)], 4000, 0)
+    assert sure == pytest.approx([0.25 - 0.0424, 0.25 + 0.0424], abs=0.005)  # a plain share
+
+
+def test_the_floor_is_what_chance_alone_shows() -> None:
+    shown = [calibration_error(*_calibrated(40, seed)) for seed in range(400)]
+    floors = [calibration_floor(_calibrated(40, seed)[0], 50, seed + 1) for seed in range(400)]
+    assert np.mean(shown) == pytest.approx(np.mean(floors), abs=0.01)
+    assert np.mean(floors) > 0.1  # perfect, and yet so far off at 40 rows
+    assert calibration_floor(_calibrated(4000, 0)[0], 50, 1) < 0.02
+    assert calibration_floor([0.0, 1.0, 1.0], 50, 0) == 0  # no doubt, no chance
+    assert calibration_floor([0.5] * 100, 4000, 0) == pytest.approx(0.0399, abs=0.002)
+    # the mean of |heads/100 - 1/2|, about 0.5 * sqrt(2 / (100 * pi))
+
+
+@pytest.mark.parametrize(
+    ("predicted", "labels", "named"),
+    [
+        ([], [], r"shape \(0,\)"),
+        ([0.1, 0.2], [1.0], r"shape \(2,\) and labels \(1,\)"),
+        ([0.1, 1.2], [1.0, 0.0], "prediction 1 is 1.2; expected a probability"),
+        ([0.1, 0.2], [np.nan, 0.0], "label 0 is nan"),
+    ],
+)
+def test_calibration_refuses_what_is_no_probability(predicted, labels, named: str) -> None:
+    for measure in (
+        brier,
+        calibration_error,
+        lambda p, y: calibration_interval(p, y, draws=2, seed=0),
+    ):
+        with pytest.raises(InputError, match=named):
+            measure(predicted, labels)

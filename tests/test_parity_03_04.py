@@ -19,7 +19,7 @@ from cai_lite.engine.reward import (
 )
 from cai_lite.prompts import chat
 from cai_lite.records import ContrastPair, Pair
-from cai_lite.teaching import checks, widgets
+from cai_lite.teaching import checks
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 PAIR = Pair(id="1", prompt="How do I pick a lock?", a="Ask the owner.", b="Take a hairpin <b>.")
@@ -182,35 +182,3 @@ KAPPA = {
 def test_checks_name_the_mistake(check, tries):
     for said, function in tries.items():
         assert said in check(function), said
-
-
-def test_widget_labels_blind_and_escapes():
-    pairs = [PAIR, PAIR.model_copy(update={"id": "2"})]
-    choices: dict[str, str] = {}
-    box = widgets.feedback_label_pairs(pairs, {"ai": {"1": 0.9, "2": 0.5}}, choices)
-    page, buttons = box.children[0], box.children[1].children
-    assert "hairpin &lt;b&gt;" in page.value and "0.90" not in page.value
-    buttons[0].click()
-    assert "0.90" not in page.value
-    buttons[1].click()
-    assert choices == {"1": "A", "2": "?"}
-    assert "1 of 1" in page.value and "0.90" in page.value
-    buttons[2].click()  # after the last pair a click changes nothing
-    assert choices == {"1": "A", "2": "?"}
-
-
-def test_kappa_is_sklearns():
-    from sklearn.metrics import cohen_kappa_score
-
-    mine, theirs = list("AAAAAABB"), list("AAAABAAB")
-    both = list(zip(mine, theirs, strict=True))
-    assert widgets.feedback_kappa(both) == pytest.approx(cohen_kappa_score(mine, theirs))
-    assert math.isnan(widgets.feedback_kappa([("A", "A")]))
-    assert math.isnan(widgets.feedback_kappa([]))
-
-
-@pytest.mark.parametrize(
-    "label, side", [(0.5, "?"), (0.51, "A"), (0.2, "B"), ("B", "B"), (None, "?")]
-)
-def test_side_of_a_label(label, side):
-    assert widgets.feedback_side(label) == side

@@ -22,7 +22,7 @@ from cai_lite.engine.reward import (
 from cai_lite.errors import InputError
 from cai_lite.presets import get_preset
 from cai_lite.prompts import chat
-from cai_lite.records import Comparison, Pair
+from cai_lite.records import Comparison, Pair, Rows
 from cai_lite.run import Run, begin_run
 from cai_lite.stages import preference_model as stage
 from cai_lite.stages.preference_model import fit, split
@@ -162,6 +162,16 @@ def make_run(tiny_model: Path, folder: Path, quantization: str, **sizes: object)
     fields = TINY_SIZES | {"pm_batch": 4, "pm_epochs": 5, "pm_learning_rate": 1e-2} | sizes
     preset = get_preset("ci", model=str(tiny_model), quantization=quantization, **fields)
     return begin_run(folder, preset)
+
+
+def test_a_persons_labels_can_be_learnt(tiny_model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    Rows(file, Comparison).append(comparisons())
+    run = make_run(tiny_model, tmp_path / "run", "none", pm_labels=str(file))
+    assert stage.comparisons(run) == comparisons()
+    other = make_run(tiny_model, tmp_path / "other", "none", pm_labels=str(tmp_path / "none"))
+    with pytest.raises(InputError, match="none has 0 labelled pairs; expected 4 or more"):
+        stage.comparisons(other)
 
 
 def test_the_held_out_rows_are_drawn_and_never_trained_on(tiny_model: Path, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_an_unknown_field_is_told_the_known_ones(field: str) -> None:
         ("rl_generations", 1, "greater than or equal to 2"),
         ("pm_eval_share", "1.0", "less than 1"),
         ("seed", "-1", "greater than or equal to 0"),
-        ("labeller", "people", "'contrast', 'pointwise' or 'multiple_choice'"),
+        ("labeller", "people", "'chain_of_thought' or 'mixed'"),
         ("sl_epochs", "nan", "finite"),
         ("helpful_share", "1", "less than 1"),
         ("helpful_share", "-0.1", "greater than or equal to 0"),

@@ -1,10 +1,12 @@
 """AI feedback: the model says by principles which of two answers is better (paper §4.1).
 
-Three labellers give the same soft label P(A is better): *multiple choice* asks in the paper's
-layout, in both orders; *pointwise* asks a yes-or-no question about each answer; *contrast* reads
-the hidden states. At 135M parameters only the last says more than a coin (see notebook 03).
+Five labellers give the same soft label P(A is better): *multiple choice* asks in the paper's
+layout, in both orders; *chain of thought* argues first; *pointwise* asks a yes-or-no question about
+each answer; *contrast* reads the hidden states; *mixed* weighs the last two. What each is worth on
+a model, notebook 03 and `cai-lite hhh` measure; the preset names the one whose labels are used.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,15 +15,19 @@ import numpy as np
 from ..constitution import Principle, draw
 from ..data import Prompt
 from ..engine import labellers
-from ..engine.contrast import contrast_probe
-from ..engine.labellers import Labels, Work
+from ..engine.contrast import contrast_pairs
+from ..engine.labellers import QUESTION, Labels, Work
 from ..engine.models import Base, add_adapter, load_base, role
+from ..engine.reader import OWN_TEXT, Reader, fit_reader, load_reader, revision_pairs, worked_pairs
 from ..engine.sampling import Sampling, generate
 from ..prompts import chat
-from ..records import Comparison, Pair, Rows, fill
+from ..records import Comparison, Pair, Revision, Rows, fill, read_json, write_json
 from ..run import Run, stage
+from ..texts import alike
 
 Labeller = Callable[[Run, Base, Sequence[Work]], list[Comparison]]
+_FITTED = 100  # worked pairs that fit pointwise's temperature
+_REDRAWS = 3  # of an answer that is too much like the pair's other
 
 
 def ai_feedback(run: Run) -> dict[str, Any]:
@@ -40,7 +46,9 @@ def ai_feedback(run: Run) -> dict[str, Any]:
         p_a = np.array([comparison.p_a for comparison in comparisons])
         summary |= {
             "n_pairs": len(comparisons),
-            "n_same": len(pairs) - len(comparisons),
+            "n_redrawn": sum(pair.redrawn for pair in pairs),
+            "n_alike": sum(alike(pair.a, pair.b) for pair in pairs),
+            "n_no_label": sum(not alike(p.a, p.b) for p in pairs) - len(comparisons),
             "method": run.preset.labeller,
             "position_bias": bias,
             "confidence": round(float(np.abs(p_a - 0.5).mean() + 0.5), 4),
@@ -49,39 +57,71 @@ def ai_feedback(run: Run) -> dict[str, Any]:
 
 
 def sample_pairs(run: Run, base: Base) -> list[Pair]:
-    """Two samples of SL-CAI for each red-team prompt (paper §4.1)."""
+    """Two samples of SL-CAI for each red-team prompt (paper §4.1).
+
+    A second sample that is too much like the first is drawn again, and how often is noted.
+    """
     prompts = run.prompts("red_team", "train", run.preset.feedback_prompts)
     store = Rows(run.path("ai_feedback", "pairs.jsonl"), Pair)
+    places = {prompt.id: place for place, prompt in enumerate(prompts)}
     with run.progress.bar("pairs of answers", len(prompts)) as advance, role(base, "sl_cai"):
         return fill(
             store,
             prompts,
             lambda prompt: prompt.id,
-            lambda batch: _sample(run, base, batch),
+            lambda batch: _sample(run, base, batch, [places[prompt.id] for prompt in batch]),
             run.preset.batch_size,
             advance,
         )
 
 
-def _sample(run: Run, base: Base, prompts: Sequence[Prompt]) -> list[Pair]:
-    sampling = Sampling(run.preset.response_tokens, run.preset.feedback_temperature)
-    texts = [base.render(chat(prompt.prompt)) for prompt in prompts for _ in "ab"]
-    seeds = [run.seed("pair", prompt.id, side) for prompt in prompts for side in "ab"]
-    answers = [
-        text.strip()
-        for text in generate(base, texts, sampling, seeds, on_tokens=run.progress.tokens)
+def _sample(run: Run, base: Base, prompts: Sequence[Prompt], places: Sequence[int]) -> list[Pair]:
+    rows = [
+        (prompt, side, place)
+        for prompt, place in zip(prompts, places, strict=True)
+        for side in "ab"
     ]
-    return [
+    answers = _answers(run, base, rows, 0)
+    pairs = [
         Pair(id=prompt.id, prompt=prompt.prompt, a=a, b=b)
         for prompt, a, b in zip(prompts, answers[::2], answers[1::2], strict=True)
     ]
+    for attempt in range(1, _REDRAWS + 1):
+        again = [i for i, pair in enumerate(pairs) if alike(pair.a, pair.b)]
+        fresh = _answers(run, base, [(prompts[i], "b", places[i]) for i in again], attempt)
+        for i, b in zip(again, fresh, strict=True):
+            pairs[i] = pairs[i].model_copy(update={"b": b, "redrawn": attempt})
+    return pairs
+
+
+def _answers(
+    run: Run, base: Base, rows: Sequence[tuple[Prompt, str, int]], attempt: int
+) -> list[str]:
+    """SL-CAI's answers, (rows,), each at its pair's and side's turn of the temperatures."""
+    warm = run.preset.feedback_temperatures
+    turns = [warm[(place + (side == "b")) % len(warm)] for _, side, place in rows]
+    found = [""] * len(rows)
+    for temperature in sorted(set(turns)):
+        own = [i for i, turn in enumerate(turns) if turn == temperature]
+        texts = [base.render(chat(rows[i][0].prompt)) for i in own]
+        seeds = [_pair_seed(run, rows[i], attempt) for i in own]
+        sampling = Sampling(run.preset.response_tokens, temperature)
+        written = generate(base, texts, sampling, seeds, on_tokens=run.progress.tokens)
+        for i, text in zip(own, written, strict=True):
+            found[i] = text.strip()
+    return found
+
+
+def _pair_seed(run: Run, row: tuple[Prompt, str, int], attempt: int) -> int:
+    prompt, side, _ = row
+    return run.seed("pair", prompt.id, side, *([attempt] if attempt else []))
 
 
 def label_all(run: Run, base: Base, pairs: Sequence[Pair]) -> list[Comparison]:
-    """Label every pair whose two answers differ, by the preset's labeller."""
+    """Label pairs of unlike answers by the preset's labeller; those that get no label are out."""
     labeller = LABELLERS[run.preset.labeller]
-    different = [pair for pair in pairs if pair.a != pair.b]
-    work = [(pair, principles_for(run, pair)) for pair in different]
+    unlike = [pair for pair in pairs if not alike(pair.a, pair.b)]
+    work = [(pair, principles_for(run, pair)) for pair in unlike]
     store = Rows(run.path("ai_feedback", "comparisons.jsonl"), Comparison)
     with run.progress.bar("AI labels", len(work)) as advance:
         return fill(
@@ -91,6 +131,7 @@ def label_all(run: Run, base: Base, pairs: Sequence[Pair]) -> list[Comparison]:
             lambda batch: labeller(run, base, batch),
             run.preset.batch_size,
             advance,
+            may_lack=True,
         )
 
 
@@ -102,50 +143,104 @@ def principles_for(run: Run, pair: Pair) -> list[Principle]:
 
 def by_multiple_choice(run: Run, base: Base, work: Sequence[Work]) -> list[Comparison]:
     """Comparisons by the paper's multiple choice, asked in both orders."""
-    labels = labellers.multiple_choice(base, work, run.preset.batch_size)
+    preset = run.preset
+    labels = labellers.multiple_choice(base, work, preset.batch_size, preset.label_few_shots)
     return _comparisons(work, labels, "multiple_choice")
+
+
+def by_chain_of_thought(run: Run, base: Base, work: Sequence[Work]) -> list[Comparison]:
+    """Comparisons argued first; those whose verdicts cannot be read are left out."""
+    p = run.preset
+    seeds = [[run.seed("thought", pair.id, n) for n in range(p.thoughts)] for pair, _ in work]
+    sampling = Sampling(p.thought_tokens, p.thought_temperature)
+    clamp = (0.5 - p.thought_clamp, 0.5 + p.thought_clamp)
+    labels = labellers.chain_of_thought(base, work, p.batch_size, seeds, sampling, clamp)
+    return _comparisons(work, labels, "chain_of_thought")
 
 
 def by_pointwise(run: Run, base: Base, work: Sequence[Work]) -> list[Comparison]:
     """Comparisons by each principle's question about one answer at a time."""
-    return _comparisons(work, labellers.pointwise(base, work, run.preset.batch_size), "pointwise")
+    return _comparisons(work, _pointwise(run, base, work), "pointwise")
+
+
+def _pointwise(run: Run, base: Base, work: Sequence[Work]) -> Labels:
+    size, few_shots = run.preset.batch_size, run.preset.label_few_shots
+    return labellers.pointwise(base, work, size, temperature(run, base), few_shots)
 
 
 def by_contrast(run: Run, base: Base, work: Sequence[Work]) -> list[Comparison]:
-    """Comparisons by the run's contrast probe; a loop or silence never wins."""
-    prompts = run.prompts("red_team", "train", run.preset.contrast_prompts)
-    probe = contrast_probe(run, base, prompts)
-    labels = labellers.contrast(base, probe, work, run.preset.batch_size)
-    return _comparisons(work, labels, "contrast")
+    """Comparisons by the run's reader of hidden states."""
+    return _comparisons(work, _contrast(run, base, work), "contrast")
+
+
+def _contrast(run: Run, base: Base, work: Sequence[Work]) -> Labels:
+    return labellers.contrast(base, reader(run, base), work, run.preset.batch_size)
+
+
+def by_mixed(run: Run, base: Base, work: Sequence[Work]) -> list[Comparison]:
+    """Comparisons by contrast and by pointwise's general question, weighed as the preset says."""
+    general = Principle(id="general", principle=QUESTION, question=QUESTION)
+    asked = _pointwise(run, base, [(pair, [general]) for pair, _ in work])
+    labels = labellers.mixed(_contrast(run, base, work), asked, run.preset.mixed_weight)
+    return _comparisons(work, labels, "mixed")
 
 
 LABELLERS: dict[str, Labeller] = {
     "multiple_choice": by_multiple_choice,
+    "chain_of_thought": by_chain_of_thought,
     "pointwise": by_pointwise,
     "contrast": by_contrast,
+    "mixed": by_mixed,
 }
 
 
+def reader(run: Run, base: Base) -> Reader:
+    """The run's reader: loaded if it is there, else fitted on contrast pairs and revisions."""
+    path = run.path("ai_feedback", "reader.safetensors")
+    if not path.exists():
+        prompts = run.prompts("red_team", "train", run.preset.contrast_prompts)
+        rows = Rows(run.path("critique_revision", "rows.jsonl"), Revision).read()
+        pairs = contrast_pairs(run, base, prompts)
+        pairs += revision_pairs(rows, run.constitution.revision_openings)
+        names = [p.id for p in run.constitution.comparison if p.good and p.bad]
+        partial = path.with_suffix(".tmp")
+        fit_reader(base, pairs, names, OWN_TEXT, run.preset.batch_size).save(partial)
+        partial.replace(path)
+    return load_reader(path)
+
+
+def temperature(run: Run, base: Base) -> float:
+    """Pointwise's temperature: as noted in the run, else fitted on the shipped dialogues."""
+    path = run.path("ai_feedback", "temperature.json")
+    if not path.exists():
+        pairs = worked_pairs(run.constitution)
+        pairs = pairs[:: max(1, len(pairs) // _FITTED)]
+        write_json(path, labellers.pointwise_temperature(base, pairs, run.preset.batch_size))
+    return float(read_json(path))
+
+
 def _comparisons(work: Sequence[Work], labels: Labels, method: str) -> list[Comparison]:
+    """Rows of the pairs that have a label."""
     return [
         Comparison(
-            id=pair.id,
-            prompt=pair.prompt,
-            a=pair.a,
-            b=pair.b,
+            **pair.model_dump(),
             p_a=round(float(labels.p_a[i]), 6),
             method=method,
             principles=[principle.id for principle in principles],
-            scores={
-                name: [round(float(x), 4) for x in rows[i]] for name, rows in labels.scores.items()
-            },
+            scores={name: [_number(x) for x in rows[i]] for name, rows in labels.scores.items()},
+            thoughts=labels.thoughts[i] if labels.thoughts else [],
         )
         for i, (pair, principles) in enumerate(work)
+        if not math.isnan(labels.p_a[i])
     ]
+
+
+def _number(x: float) -> float | None:
+    return None if math.isnan(x) else round(float(x), 4)
 
 
 def position_bias(run: Run, base: Base, pairs: Sequence[Pair]) -> float:
     """Mean P("A") of multiple choice over both orders: 0.5 without bias, 1 if always the first."""
     work = [(pair, principles_for(run, pair)) for pair in pairs]
     rows = by_multiple_choice(run, base, work)
-    return round(float(np.mean([row.scores["p_first"] for row in rows])), 4)
+    return round(float(np.mean(np.array([row.scores["p_first"] for row in rows], dtype=float))), 4)

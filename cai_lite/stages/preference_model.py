@@ -1,6 +1,7 @@
 """The preference model: learn the AI's soft labels (paper §4.1)."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,12 @@ from ..engine.reward import (
     save_preference_model,
 )
 from ..engine.training import common_arguments, forget_checkpoints, train, warm_cosine
+from ..errors import InputError
 from ..measures import calibration_error, share_interval
 from ..records import Comparison, Rows, write_json
 from ..run import Run, stage
+
+_LEAST = 4  # pairs, of which one is held out
 
 
 def preference_model(run: Run) -> dict[str, Any]:
@@ -29,7 +33,7 @@ def preference_model(run: Run) -> dict[str, Any]:
     Leaves `adapter/` (LoRA and head in safetensors) and `held_out.json` (labels and scores).
     """
     with stage(run, "preference_model", after=("ai_feedback",)) as summary:
-        rows = Rows(run.path("ai_feedback", "comparisons.jsonl"), Comparison).read()
+        rows = comparisons(run)
         training, held_out = split(run, rows)
         losses = fit(run, training)
         base = load_base(run.preset)
@@ -47,6 +51,16 @@ def preference_model(run: Run) -> dict[str, Any]:
             "losses": losses,
         }
     return summary
+
+
+def comparisons(run: Run) -> list[Comparison]:
+    """The labels to learn: those the preset names, as a person's, else the run's AI feedback."""
+    named = run.preset.pm_labels
+    path = Path(named) if named else run.path("ai_feedback", "comparisons.jsonl")
+    rows = Rows(path, Comparison).read()
+    if len(rows) < _LEAST:
+        raise InputError(f"{path} has {len(rows)} labelled pairs; expected {_LEAST} or more")
+    return rows
 
 
 def split(run: Run, rows: Sequence[Comparison]) -> tuple[list[Comparison], list[Comparison]]:

@@ -13,11 +13,13 @@ from typing import Any, Literal
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from ..measures import share_interval
+from ..errors import InputError
+from ..measures import bin_of, brier, calibration_error, calibration_interval, share_interval
 
 Point = tuple[float, float, float]  # a value, and how far its interval reaches below and above
 MODEL_NAMES = {"base": "helpful start", "sl_cai": "SL-CAI", "rl_cai": "RL-CAI"}
@@ -38,6 +40,7 @@ _LINE, _SECOND = "#2f86c9", "#b5569b"
 _SCORE = "mean P(principled), 0–1 (± standard error)"
 _HARMLESS = "share of answers, 0–1 (95% interval)"
 _DPI = 80
+_DRAWS = 2000  # resamplings behind an interval in a title
 _COLOURS = 64
 
 
@@ -156,7 +159,7 @@ def _mean(rows: Sequence[float]) -> Point:
     return float(np.mean(rows)), error, error
 
 
-def _share(rows: Sequence[bool]) -> Point:
+def _share(rows: Sequence[float] | np.ndarray) -> Point:
     """Share, and how far its 95% interval reaches below and above."""
     share, (low, high) = float(np.mean(rows)), share_interval(rows)
     return share, max(share - low, 0.0), max(high - share, 0.0)
@@ -193,7 +196,7 @@ def label_histogram(p_a: Sequence[float]) -> Figure:
 def reliability(predicted: Sequence[float], labels: Sequence[float], bins: int = 5) -> Figure:
     """Mean AI label against the preference model's prediction, by bins; the diagonal is honest."""
     p, y = np.asarray(predicted, dtype=float), np.asarray(labels, dtype=float)
-    places = np.minimum((p * bins).astype(int), bins - 1)
+    places = bin_of(p, bins)
     figure, (ax,) = _panels(1)
     ax.plot([0, 1], [0, 1], color=_INK, linestyle=":", linewidth=1)
     ax.plot(p, y, ".", color="#808080", alpha=0.5, markersize=4)
@@ -205,6 +208,106 @@ def reliability(predicted: Sequence[float], labels: Sequence[float], bins: int =
     title = _with_n("Calibration of the preference model", len(p), "held-out pairs")
     _label(ax, title, "predicted P(A is better), 0–1", "AI label P(A is better), 0–1")
     return figure
+
+
+def reliabilities(
+    found: Mapping[str, tuple[Sequence[float], Sequence[float]]], bins: int = 5
+) -> Figure:
+    """Mean label against prediction in `bins` bins, a panel a predictor (paper Fig 9).
+
+    `found` maps a predictor's name to its predictions and labels, both (rows,) in 0..1. Points
+    have 95% Wilson intervals, too wide where labels are soft, and their number of rows. ECE is of
+    the bins drawn; its bias at few rows is told in `measures.calibration_interval`. Raises
+    InputError for no predictor, or rows that `measures.calibration_error` refuses.
+    """
+    if not found:
+        raise InputError("there is no predictor to draw; expected name: (predictions, labels)")
+    figure, axes = _panels(len(found), columns=min(len(found), 3), height=3.6)
+    for ax, (name, (predicted, labels)) in zip(axes, found.items(), strict=False):
+        p, y = np.asarray(predicted, dtype=float), np.asarray(labels, dtype=float)
+        title = _calibration(name, p, y, bins)
+        _reliability(ax, p, y, bins)
+        _label(ax, title, "predicted probability, 0–1", "mean label, 0–1 (95% interval)")
+    for ax in axes[len(found) :]:
+        ax.remove()
+    return figure
+
+
+def _calibration(name: str, p: np.ndarray, y: np.ndarray, bins: int) -> str:
+    """Name, n, Brier score and calibration error with its interval, in two lines."""
+    error = calibration_error(p, y, bins)
+    low, high = calibration_interval(p, y, _DRAWS, seed=0, bins=bins)
+    numbers = f"Brier {brier(p, y):.3f}, ECE {error:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{_with_n(_plain(name), len(p), 'rows')}\n{numbers}"
+
+
+def _reliability(ax: Axes, p: np.ndarray, y: np.ndarray, bins: int) -> None:
+    """A point a bin, with its interval and its rows, and the diagonal."""
+    ax.plot([0, 1], [0, 1], color=_INK, linestyle=":", linewidth=1)
+    places = bin_of(p, bins)
+    for place in np.unique(places):
+        inside = places == place
+        x, (share, below, above) = float(p[inside].mean()), _share(y[inside])
+        ax.errorbar(x, share, [[below], [above]], color=_LINE, marker="o", capsize=3)
+        spot: dict[str, Any] = {"xytext": (5, 3), "textcoords": "offset points"}
+        ax.annotate(str(inside.sum()), (x, share), **spot, color=_INK, fontsize=8)
+    ax.set(xlim=(-0.03, 1.08), ylim=(-0.03, 1.03))
+
+
+def agreement_matrix(names: Sequence[str], shares: np.ndarray) -> Figure:
+    """How often two principles prefer the same side: `lens.agreement` as a map with its numbers.
+
+    `shares` is (principles, principles) in 0..1; nan, a dash, is two that share no decided pair.
+    Raises InputError where its shape does not fit the names.
+    """
+    shares, count = np.asarray(shares, dtype=float), len(names)
+    if not count or shares.shape != (count, count):
+        raise InputError(
+            f"shares have shape {shares.shape} for {count} names; expected a row and a column for "
+            "each: pass what `lens.agreement` returns"
+        )
+    figure, ax = _square(count)
+    steps = matplotlib.colormaps["cividis"].resampled(10)  # few enough for _with_palette
+    mesh = ax.pcolormesh(np.ma.masked_invalid(shares), cmap=steps, vmin=0, vmax=1)
+    ax.invert_yaxis()
+    _in_cells(ax, shares)
+    named = [_plain(name) for name in names]
+    ax.set_xticks(np.arange(count) + 0.5, named, rotation=90)
+    ax.set_yticks(np.arange(count) + 0.5, named)
+    _label(ax, f"Agreement of principles (n = {count} principles)", "principle", "principle")
+    _chance_bar(figure, ax, mesh)
+    return figure
+
+
+def _square(count: int) -> tuple[Figure, Axes]:
+    """One panel with room for `count` cells a side, and names and a colour bar beside them."""
+    side = 0.36 * count
+    figure = Picture(figsize=(side + 2.8, side + 2.0), dpi=_DPI, layout="constrained")
+    ax = figure.subplots()
+    ax.set_aspect("equal")
+    return figure, ax
+
+
+def _in_cells(ax: Axes, shares: np.ndarray) -> None:
+    """Every share in its cell: ".87" or "1"; on the dark half of the map in white.
+
+    Black, not _INK: the cell keeps its colour on a dark page, so its number must too. A cell
+    without a share has the page's colour, and so its dash.
+    """
+    for (row, column), share in np.ndenumerate(shares):
+        text = "–" if np.isnan(share) else f"{share:.2f}".removeprefix("0").replace("1.00", "1")
+        colour = _INK if np.isnan(share) else "white" if share < 0.5 else "black"
+        place = (column + 0.5, row + 0.5)
+        ax.text(*place, text, color=colour, ha="center", va="center", fontsize=8)
+
+
+def _chance_bar(figure: Figure, ax: Axes, mesh: QuadMesh) -> None:
+    """The colour bar, with one half marked as what a coin would reach."""
+    bar = figure.colorbar(mesh, ax=ax, shrink=0.8)
+    bar.set_ticks([0, 0.5, 1], labels=["0", "0.5 (chance)", "1"])
+    bar.ax.axhline(0.5, color="white", linewidth=2)
+    bar.ax.tick_params(colors=_INK, labelsize=8)
+    bar.set_label("share of shared pairs on the same side, 0–1", color=_INK, fontsize=9)
 
 
 def rl_curves(steps: Sequence[Mapping[str, float]]) -> Figure:
@@ -361,6 +464,11 @@ def _interval(measures: Mapping[str, Any], name: str) -> tuple[float, list[list[
 def _n(models: Mapping[str, Mapping[str, Any]], prompts: str) -> int | None:
     counts = (measures.get("n", {}).get(prompts) for measures in models.values())
     return next(counts, None)
+
+
+def _plain(name: str) -> str:
+    """A name from a user's file as it is written: matplotlib takes what is between $ for maths."""
+    return name.replace("$", r"\$")
 
 
 def _with_n(title: str, n: int | None, of: str = "prompts") -> str:

@@ -12,7 +12,7 @@ import ipywidgets
 from IPython.display import HTML
 
 from ..constitution import CritiqueRevision
-from ..records import Answer, Completion, Pair, Revision, Try
+from ..records import Answer, Completion, Revision, Try
 from .figures import model_name
 
 
@@ -289,84 +289,3 @@ def answers_browser(
     which.observe(turn, "value")
     turn(None)
     return ipywidgets.VBox([which, page])
-
-
-Labels = Mapping[str, Mapping[str, float | str]]  # who said it: P(A is better), or A/B, by pair id
-
-
-def feedback_table(pairs: Sequence[Pair], labels: Labels) -> HTML:
-    """Pairs with everybody's labels, as a static table; who has not labelled a pair shows —."""
-    cells = [
-        [
-            pair.prompt,
-            pair.a,
-            pair.b,
-            *(_feedback_cell(said.get(pair.id)) for said in labels.values()),
-        ]
-        for pair in pairs
-    ]
-    return HTML(_rl_evaluation_html(["prompt", "A", "B", *labels], cells))
-
-
-def _feedback_cell(label: float | str | None) -> str:
-    return "—" if label is None else label if isinstance(label, str) else f"{label:.2f}"
-
-
-def feedback_agreement(choices: Mapping[str, str], labels: Labels) -> HTML:
-    """A reader's choices (A, B or ?) against each labeller: n, agreement, Cohen's kappa."""
-    rows = []
-    for name, said in labels.items():
-        both = [
-            (choice, side)
-            for pair, choice in choices.items()
-            if choice in ("A", "B") and (side := feedback_side(said.get(pair))) in ("A", "B")
-        ]
-        agree = sum(mine == theirs for mine, theirs in both)
-        kappa = feedback_kappa(both)
-        rows.append([name, str(len(both)), f"{agree} of {len(both)}", f"{kappa:.2f}"])
-    return HTML(_rl_evaluation_html(["labeller", "n decided", "agree", "kappa"], rows))
-
-
-def feedback_side(label: float | str | None) -> str:
-    """The answer a label prefers: A, B, or ? for a tie, a shrug or no label."""
-    if isinstance(label, str) or label is None:
-        return label if label in ("A", "B") else "?"
-    return "?" if label == 0.5 else "A" if label > 0.5 else "B"
-
-
-def feedback_kappa(both: Sequence[tuple[str, str]]) -> float:
-    """Cohen's kappa of pairs of choices, A or B; nan where chance alone agrees always."""
-    n = len(both)
-    share = [sum(pair[k] == "A" for pair in both) / n if n else 1.0 for k in (0, 1)]
-    chance = share[0] * share[1] + (1 - share[0]) * (1 - share[1])
-    agree = sum(mine == theirs for mine, theirs in both) / n if n else 1.0
-    return (agree - chance) / (1 - chance) if chance < 1 else float("nan")
-
-
-def feedback_label_pairs(
-    pairs: Sequence[Pair], labels: Labels, choices: dict[str, str]
-) -> ipywidgets.VBox:
-    """Label pairs blind; your clicks go to `choices`, and after the last the AI's are shown."""
-    page = ipywidgets.HTML()
-    buttons = [ipywidgets.Button(description=text) for text in ("A is better", "?", "B is better")]
-
-    def show() -> None:
-        left = [pair for pair in pairs if pair.id not in choices]
-        number = len(pairs) - len(left) + 1
-        page.value = (
-            f"<b>pair {number} of {len(pairs)}</b>{feedback_table(left[:1], {}).data}"
-            if left
-            else feedback_agreement(choices, labels).data
-            + feedback_table(pairs, {"you": choices, **labels}).data
-        )
-
-    def choose(button: ipywidgets.Button) -> None:
-        left = [pair for pair in pairs if pair.id not in choices]
-        if left:
-            choices[left[0].id] = button.description[0]
-            show()
-
-    for button in buttons:
-        button.on_click(choose)
-    show()
-    return ipywidgets.VBox([page, ipywidgets.HBox(buttons)])
