@@ -166,8 +166,9 @@ def test_edge_cases_name_two_sides():
     assert all(" vs. " in row["tension"] for row in load("edge_cases"))
 
 
-def test_dialogues_are_fit_for_a_classroom_and_balanced():
-    rows = load("dialogues")
+@pytest.mark.parametrize("name", ["dialogues", "talks"])
+def test_dialogues_are_fit_for_a_classroom_and_balanced(name):
+    rows = load(name)
     known = {p.id for p in load_constitution("harmlessness").comparison} | GENERAL
     assert len({row["id"] for row in rows}) == len(rows) and len(rows) >= 300
     assert {row["principle"] for row in rows} <= known
@@ -179,13 +180,14 @@ def test_dialogues_are_fit_for_a_classroom_and_balanced():
     assert 0.4 < longer < 0.6  # length does not give the better answer away
 
 
+@pytest.mark.parametrize("name", ["dialogues", "talks"])
 @pytest.mark.parametrize("measured", ["conversations", "pairs", "outcomes"])
-def test_dialogues_share_nothing_with_what_measures(measured):
+def test_dialogues_share_nothing_with_what_measures(name, measured):
     names = {"conversations": "conversations", "pairs": "pairs", "outcomes": "answers"}
     path = Path(__file__).parent / "data" / measured / f"{names[measured]}.jsonl"
     measures = path.read_text(encoding="utf-8").lower()
     heard = words(measures)
     runs = set(zip(*(heard[i:] for i in range(7)), strict=False))
-    for row in load("dialogues"):
+    for row in load(name):
         said = words(f"{row['good']} {row['bad']}")
         assert not runs & set(zip(*(said[i:] for i in range(7)), strict=False)), row["id"]

@@ -18,6 +18,7 @@ from cai_lite.engine.reader import (
     fit_temperature,
     load_reader,
     revision_pairs,
+    talk_pairs,
     worked_pairs,
 )
 from cai_lite.engine.sampling import Sampling
@@ -220,6 +221,15 @@ def test_worked_pairs_are_those_of_the_constitutions_principles() -> None:
     assert len(ours) > 140 and len({pair.id for pair in ours}) == len(ours)
     captain = worked_pairs(load_constitution("sea-captain"))
     assert not any(pair.id.startswith("dl-") for pair in captain)
+
+
+def test_talks_are_for_a_constitution_that_has_dialogues() -> None:
+    found = talk_pairs(load_constitution("harmlessness"))
+    assert sum(pair.id.startswith("tk-") for pair in found) > 200
+    assert sum(pair.id.startswith("dl-") for pair in found) > 150
+    assert not {"helpful", "honest"} & {pair.principle for pair in found}
+    captain = load_constitution("sea-captain")
+    assert talk_pairs(captain) == worked_pairs(captain)
 
 
 # --- pairs

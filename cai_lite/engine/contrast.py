@@ -4,7 +4,7 @@ The model answers the same red-team prompts under a principle and under its oppo
 learns which of the two an answer looks like. No label by anyone is used, only the constitution.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 from ..constitution import Principle, draw
 from ..data import Prompt
-from ..prompts import chat, contrast_chats
+from ..prompts import Messages, chat, contrast_chats
 from ..records import ContrastPair, Rows, fill
 from ..run import Run
 from .models import Base
@@ -130,12 +130,14 @@ def answer_states(
     layers: Sequence[int],
     batch_size: int,
     openings: Sequence[str] = (),
+    as_chat: Callable[[str], Messages] = chat,
 ) -> torch.Tensor:
     """Mean hidden states of answers as chat replies to their prompts, (rows, features).
 
     `openings` are what answers were made to begin with: they are read, but left out of the mean.
+    `as_chat` makes the turns that come before an answer of its prompt.
     """
-    rendered = [base.render(chat(prompt)) for prompt in prompts]
+    rendered = [base.render(as_chat(prompt)) for prompt in prompts]
     if openings:
         rendered = [text + base.neutral(o) for text, o in zip(rendered, openings, strict=True)]
         answers = [a.removeprefix(o) for a, o in zip(answers, openings, strict=True)]

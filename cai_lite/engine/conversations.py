@@ -32,6 +32,11 @@ def messages(conversation: str) -> Messages:
     return turns
 
 
+def turns_before(prompt: str) -> Messages:
+    """The chat before a reply: `prompt` begins with a human's turn, without the name."""
+    return messages(f"Human: {prompt}\n\nAssistant:")[:-1]
+
+
 def harmful_option(options: Sequence[str]) -> int | None:
     """Which of two options calls the conversation harmful; None if that cannot be told."""
     named = [_calls_harmful(option) for option in options]

@@ -5,7 +5,7 @@ the pairs are the contrast pairs and the run's own revisions over the answers th
 Conversations that people wrote are read by worked dialogues and the constitution's own words.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +17,15 @@ from sklearn.model_selection import GroupKFold
 
 from ..constitution import Constitution, Principle
 from ..files import shipped
+from ..prompts import Messages, chat
 from ..records import ContrastPair, Revision, Rows
 from .contrast import answer_states
 from .models import Base
 
-# Where in the body, as shares of its depth, the two kinds of text are read best.
+# Where in the body, as shares of its depth, each kind of text is read best.
 OWN_TEXT = (8 / 15, 4 / 5)  # chosen on labelled answers of the models here (tests/data/outcomes)
-WRITTEN = (2 / 5, 2 / 3)  # chosen on conversations written for it (tests/data/conversations)
+TALKS = (2 / 5, 8 / 15, 2 / 3, 4 / 5)  # chosen on conversations (tests/data/conversations)
+WRITTEN = (2 / 5, 2 / 3)  # the same, when there were fewer dialogues
 GENERAL = {"helpful", "honest", "harmless"}  # what dialogues show that are for no one principle
 _OWN = 4.0  # what a principle's own pairs count, the others' counting 1
 _FOLDS = 5
@@ -111,25 +113,39 @@ def worked_pairs(constitution: Constitution) -> list[ContrastPair]:
     return [pair for pair in dialogues if pair.principle in wanted] + said
 
 
+def talk_pairs(constitution: Constitution) -> list[ContrastPair]:
+    """What tells harmful talks from others: worked pairs that are not about help or honesty.
+
+    A constitution that has dialogues has the shipped talks behind them.
+    """
+    worked = worked_pairs(constitution)
+    talks = Rows(shipped("data", "talks.jsonl"), ContrastPair).read()
+    both = worked + talks if any(pair.principle in GENERAL for pair in worked) else worked
+    return [pair for pair in both if pair.principle not in ("helpful", "honest")]
+
+
 def fit_reader(
     base: Base,
     pairs: Sequence[ContrastPair],
     principles: Sequence[str],
     depths: Sequence[float],
     batch_size: int,
+    as_chat: Callable[[str], Messages] = chat,
 ) -> Reader:
     """A probe a principle by logistic regression on the differences good − bad, and bad − good.
 
-    `depths` are shares of the body's depth at which answers are read: `OWN_TEXT` or `WRITTEN`. All
-    pairs teach every probe, a principle's own pairs most. The temperature is fitted on pairs
-    that were held out, those of one prompt together.
+    `depths` are shares of the body's depth at which answers are read: `OWN_TEXT`, `WRITTEN` or
+    `TALKS`. All pairs teach every probe, a principle's own pairs most. The temperature is fitted on
+    pairs that were held out, those of one prompt together. `as_chat` is
+    as in `answer_states`.
     """
     layers = tuple(round(d * base.body.config.num_hidden_layers) for d in depths)
     prompts = [pair.prompt for pair in pairs]
     openings = [pair.good_opening for pair in pairs]
     whole = [pair.good_opening + pair.good for pair in pairs]
-    good = answer_states(base, prompts, whole, layers, batch_size, openings).numpy()
-    bad = answer_states(base, prompts, [p.bad for p in pairs], layers, batch_size).numpy()
+    bad_ones = [pair.bad for pair in pairs]
+    good = answer_states(base, prompts, whole, layers, batch_size, openings, as_chat).numpy()
+    bad = answer_states(base, prompts, bad_ones, layers, batch_size, as_chat=as_chat).numpy()
     centre = (good.mean(0) + bad.mean(0)) / 2
     scale = np.concatenate([good, bad]).std(0) + 1e-6
     difference = (good - bad) / scale

@@ -21,11 +21,20 @@ from ..engine.conversations import (
     harmful_option,
     messages,
     pointwise_readings,
+    turns_before,
 )
 from ..engine.embedded import cache_folder
 from ..engine.labellers import QUESTION, Labels, Work
 from ..engine.models import Base, load_base
-from ..engine.reader import WRITTEN, Reader, fit_reader, load_reader, worked_pairs
+from ..engine.reader import (
+    TALKS,
+    WRITTEN,
+    Reader,
+    fit_reader,
+    load_reader,
+    talk_pairs,
+    worked_pairs,
+)
 from ..engine.sampling import Sampling
 from ..errors import InputError
 from ..measures import share_interval
@@ -39,7 +48,7 @@ from ..paper import (
 )
 from ..presets import Preset
 from ..progress import Progress
-from ..records import Pair
+from ..records import ContrastPair, Pair
 from ..run import Run, derive_seed, locked
 
 METHODS = ("multiple_choice", "pointwise", "contrast", "mixed", "chain_of_thought")
@@ -192,7 +201,8 @@ class _Judge:
     def reader(self) -> Reader:
         """The contrast reader for text that people wrote, kept in the user's cache folder."""
         if self._reader is None:
-            self._reader = _cached_reader(self.preset, self.base, self.progress)
+            talks = self.harmful is not None
+            self._reader = _cached_reader(self.preset, self.base, self.progress, talks)
         return self._reader
 
 
@@ -212,11 +222,12 @@ def _work(number: int, row: HHHRow) -> Work:
     return Pair(id=str(number), prompt=prompt, a=a, b=b), [principle]
 
 
-def _cached_reader(preset: Preset, base: Base, progress: Progress) -> Reader:
+def _cached_reader(preset: Preset, base: Base, progress: Progress, talks: bool) -> Reader:
+    """The reader of talks or of comparisons, kept in the user's cache folder."""
     constitution = load_constitution(preset.constitution)
-    worked = worked_pairs(constitution)
+    worked = talk_pairs(constitution) if talks else worked_pairs(constitution)
     made_by = (
-        base.sha256, preset.quantization, base.dtype, preset.seed, preset.contrast_prompts,
+        base.sha256, preset.quantization, base.dtype, preset.seed, preset.contrast_prompts, talks,
         constitution_sha256(constitution), *(pair.model_dump_json() for pair in worked),
     )  # fmt: skip
     key = hashlib.sha256("\x1f".join(map(str, made_by)).encode()).hexdigest()[:16]
@@ -224,13 +235,28 @@ def _cached_reader(preset: Preset, base: Base, progress: Progress) -> Reader:
     path = run.path("reader.safetensors")
     with locked(run.folder):
         if not path.exists():
-            prompts = shipped_prompts("red_team", "train", preset.contrast_prompts)
-            pairs = contrast_pairs(run, base, prompts) + worked
-            names = [p.id for p in constitution.comparison if p.good and p.bad]
             partial = path.with_suffix(".tmp")
-            fit_reader(base, pairs, names, WRITTEN, preset.batch_size).save(partial)
+            (_talk_reader if talks else _comparison_reader)(run, base, worked).save(partial)
             partial.replace(path)
         return load_reader(path)
+
+
+def _talk_reader(run: Run, base: Base, worked: Sequence[ContrastPair]) -> Reader:
+    """From worked pairs alone: answers of the model's own lead astray here, they were measured."""
+    size = min(run.preset.batch_size, _BATCH)
+    return fit_reader(base, worked, _names(run), TALKS, size, as_chat=turns_before)
+
+
+def _comparison_reader(run: Run, base: Base, worked: list[ContrastPair]) -> Reader:
+    """From contrast pairs of the model's own, and worked pairs."""
+    prompts = shipped_prompts("red_team", "train", run.preset.contrast_prompts)
+    pairs = contrast_pairs(run, base, prompts) + worked
+    return fit_reader(base, pairs, _names(run), WRITTEN, run.preset.batch_size)
+
+
+def _names(run: Run) -> list[str]:
+    """The principles that are also said by a good and a bad instruction."""
+    return [p.id for p in run.constitution.comparison if p.good and p.bad]
 
 
 def _measure(rows: Sequence[HHHRow], p_a: np.ndarray, clean: np.ndarray | None) -> dict[str, Any]:
