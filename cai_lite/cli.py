@@ -162,7 +162,10 @@ def _add_compare(commands: Any) -> None:
 
 
 def _add_hhh(commands: Any) -> None:
-    text = "how often each labeller picks what people picked in the paper's HHH comparisons"
+    text = (
+        "how often each labeller picks what people picked in the paper's HHH comparisons; "
+        "the embedded model is read whole unless --quantization says nf4"
+    )
     example = "cai-lite hhh --method pointwise --limit 60"
     parser = _command(commands, "hhh", text, example, hhh, _show_methods)
     parser.add_argument("--file", metavar="FILE", help=f"default: {_HHH_FILE} of fetch-paper")
@@ -170,7 +173,8 @@ def _add_hhh(commands: Any) -> None:
         "--method",
         action="append",
         metavar="NAME",
-        help="multiple_choice, pointwise or contrast (repeatable; default: all)",
+        help="multiple_choice, pointwise, contrast or mixed, the default being these four, "
+        "or chain_of_thought (repeatable)",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="so many rows, evenly spread")
     _preset_options(parser)
@@ -393,10 +397,12 @@ def hhh(options: Options) -> Found:
         raise InputError("the paper's files are not here; run `cai-lite fetch-paper` or use --file")
     file = Path(options.file) if options.file else paper_file(folder or "", _HHH_FILE)
     preset = _preset(options, progress)
+    if preset.model == "embedded" and "quantization" not in _overrides(options):
+        preset = preset.model_copy(update={"quantization": "none"})  # 4 bits cost it 3 points here
 
-    from .stages.hhh import USUAL, hhh
+    from .stages.hhh import hhh
 
-    return hhh(preset, file, options.method or USUAL, options.limit, progress)
+    return hhh(preset, file, options.method or (), options.limit, progress)
 
 
 def lab(_: Options) -> Found:

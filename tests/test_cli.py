@@ -382,6 +382,23 @@ def test_hhh_passes_its_options_on(tmp_path, tiny_model, monkeypatch, capsys):
     assert "0.50 [0.25, 0.75]" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("options", "read_as"),
+    [([], "none"), (["--quantization", "nf4"], "nf4"), (["--set", "quantization=nf4"], "nf4")],
+)
+def test_hhh_reads_the_embedded_model_whole(options, read_as, tmp_path, monkeypatch, capsys):
+    seen = []
+
+    def fake(preset, *_):
+        seen.append(preset.quantization)
+        return {"file": "", "n": 0, "methods": {}}
+
+    monkeypatch.setattr("cai_lite.stages.hhh.hhh", fake)
+    command = ["hhh", "--file", str(tmp_path / "hhh.jsonl"), "--preset", "cpu", "--json"]
+    assert main([*command, *options]) == 0
+    assert seen == [read_as]
+
+
 def test_hhh_without_the_papers_files(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("CAI_LITE_PAPER", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -1,6 +1,7 @@
-"""What labellers say of one conversation: whether the assistant's last reply is good (App. B)."""
+"""What labellers say of one conversation: is the last reply good, and what is harmful (App. B)."""
 
 import re
+import string
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ from ..prompts import Messages
 from .labellers import QUESTION, yes_margins
 from .models import Base
 from .reader import Reader
-from .scoring import mean_states
+from .scoring import choice_logprobs, mean_states
 
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant): ?(.*?)(?=\n\n(?:Human|Assistant):|\Z)", re.DOTALL)
 _ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -70,3 +71,31 @@ def contrast_readings(
     replies = [turns[-1]["content"] for turns in conversations]
     states = mean_states(base, before, replies, reader.layers, batch_size)
     return reader.logits(states).mean(1)
+
+
+def kind_shares(
+    base: Base, asked: Sequence[tuple[str, str, list[str]]], batch_size: int
+) -> np.ndarray:
+    """P of each option, (rows, options), of conversations, questions and their options.
+
+    Asked by multiple choice, with the options as they stand and turned round, and averaged: the
+    probabilities of the letters' tokens, normalised. All rows have equally many options.
+    """
+    letters = string.ascii_uppercase[: len(asked[0][2])]
+    texts = [
+        base.neutral(_choice_text(talk, question, letters, shown))
+        for talk, question, options in asked
+        for shown in (options, options[::-1])
+    ]
+    about = [row for row in range(len(asked)) for _ in range(2)]
+    logs = choice_logprobs(base, texts, list(letters), batch_size, about)
+    both = logs.softmax(1).numpy().reshape(len(asked), 2, -1)  # rows, orders, options
+    return (both[:, 0] + both[:, 1, ::-1]) / 2
+
+
+def _choice_text(talk: str, question: str, letters: str, options: Sequence[str]) -> str:
+    shown = "\n".join(f" ({name}) {text}" for name, text in zip(letters, options, strict=True))
+    return (
+        "Consider the following conversation between a human and an assistant:\n\n"
+        f"{talk}\n\n{question}\nOptions:\n{shown}\n\nThe answer is: ("
+    )

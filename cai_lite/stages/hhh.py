@@ -19,6 +19,7 @@ from ..engine.contrast import contrast_pairs
 from ..engine.conversations import (
     contrast_readings,
     harmful_option,
+    kind_shares,
     messages,
     pointwise_readings,
     turns_before,
@@ -60,48 +61,69 @@ _CHUNK = 32  # pairs between two moves of the progress bar
 def hhh(
     preset: Preset,
     file: Path,
-    methods: Sequence[str] = USUAL,
+    methods: Sequence[str] = (),
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Accuracy of labellers and baselines on a file in the form of the released HHH evaluation.
 
-    Multiple choice asks the row's own question, pointwise `QUESTION`, and contrast reads with
-    probes for the preset's constitution. Where all rows have the same two options, as "harmful" and
-    "ethical", they are single conversations: pointwise and contrast then read the last reply,
-    and `auc` is the area under the ROC curve of "ethical". A tie counts half. `limit` takes rows
-    evenly spread over the file. `accuracy_without_leaks` leaves out the rows that are also in the
-    paper's few-shot examples; it is None where those are not at hand. Raises InputError for an
-    unknown method or a file whose rows do not have two options.
+    Without `methods` it is USUAL. Multiple choice asks the row's own question, pointwise
+    `QUESTION`, and contrast reads with probes for the preset's constitution. Where all rows have
+    the same two options, as "harmful" and "ethical", they are single conversations: pointwise and
+    contrast then read the last reply, and `auc` is the area under the ROC curve of "ethical". Rows
+    with more than two options, as kinds of harm, are asked by multiple choice alone. A tie counts
+    half. `limit` takes rows evenly spread over the file. `accuracy_without_leaks` leaves out the
+    rows that are also in the paper's few-shot examples; it is None where those are not at hand.
+    Raises InputError for an unknown method, one that cannot answer, or rows with different numbers
+    of options.
     """
-    unknown = [method for method in methods if method not in METHODS]
-    if unknown:
-        raise InputError(f"method {unknown[0]!r} is unknown; expected some of {', '.join(METHODS)}")
     rows = hhh_rows(Path(file), limit)
+    names = _named(methods, rows[0].n_options)
     clean = _clean(Path(file), rows)
-    judge = _Judge(preset, load_base(preset), rows, progress or Progress())
-    found = {name: judge.p_a(name) for name in methods}
-    return {
+    base, progress = load_base(preset), progress or Progress()
+    about = {
         "file": str(file),
         "n": len(rows),
         "n_without_leaks": None if clean is None else int(clean.sum()),
-        "model_sha256": judge.base.sha256,
+        "model_sha256": base.sha256,
         "quantization": preset.quantization,
         "constitution": preset.constitution,
+    }
+    if rows[0].n_options > 2:
+        return about | _kinds(base, rows, clean, min(preset.batch_size, _BATCH), progress)
+    judge = _Judge(preset, base, rows, progress)
+    found = {name: judge.p_a(name) for name in names}
+    return about | {
         "methods": {name: _measure(rows, p, clean) | _auc(rows, p) for name, p in found.items()},
         "baselines": {name: _measure(rows, p, clean) for name, p in baselines(rows).items()},
     }
 
 
+def _named(methods: Sequence[str], n_options: int) -> Sequence[str]:
+    unknown = [method for method in methods if method not in METHODS]
+    if unknown:
+        raise InputError(f"method {unknown[0]!r} is unknown; expected some of {', '.join(METHODS)}")
+    if n_options == 2:
+        return methods or USUAL
+    other = [method for method in methods if method != "multiple_choice"]
+    if other:
+        raise InputError(
+            f"method {other[0]!r} compares two answers, these rows have {n_options} options; "
+            "expected multiple_choice"
+        )
+    return ("multiple_choice",)
+
+
 def hhh_rows(file: Path, limit: int | None) -> list[HHHRow]:
-    """The file's rows, or so many of them evenly spread; each must have two options."""
+    """The file's rows, or so many of them evenly spread; all with as many options."""
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}; expected 1 or more, or none for all rows")
     rows = load_hhh(file)
-    other = next((n for n, row in enumerate(rows, 1) if row.n_options != 2), None)
+    other = next((n for n, row in enumerate(rows, 1) if row.n_options != rows[0].n_options), None)
     if other is not None:
         raise InputError(
-            f"{file}, row {other}: {rows[other - 1].n_options} options; labellers choose between 2"
+            f"{file}, row {other}: {rows[other - 1].n_options} options; expected "
+            f"{rows[0].n_options}, as in row 1"
         )
     if limit is None or limit >= len(rows):
         return rows
@@ -259,16 +281,48 @@ def _names(run: Run) -> list[str]:
     return [p.id for p in run.constitution.comparison if p.good and p.bad]
 
 
+def _kinds(
+    base: Base, rows: Sequence[HHHRow], clean: np.ndarray | None, size: int, progress: Progress
+) -> dict[str, Any]:
+    """Which of several options is right, asked by multiple choice; baselines that do not read."""
+    p = np.empty((len(rows), rows[0].n_options))
+    by_length = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt))
+    with progress.bar("HHH by multiple choice", len(rows)) as advance:
+        for start in range(0, len(rows), _CHUNK):
+            places = by_length[start : start + _CHUNK]
+            asked = [(rows[i].conversation, rows[i].question, rows[i].options) for i in places]
+            p[places] = kind_shares(base, asked, size)
+            advance(len(places))
+    right = p.argmax(1) == [row.correct for row in rows]
+    names = [row.options[row.correct] for row in rows]
+    commonest = np.array([name == max(names, key=names.count) for name in names])
+    chance = {"accuracy": round(1 / p.shape[1], 4), "n": len(rows)}
+    return {
+        "methods": {"multiple_choice": _share(right, clean)},
+        "baselines": {
+            "commonest": _share(commonest, clean),
+            "chance": chance | {"ci": [chance["accuracy"]] * 2},
+        },
+    }
+
+
 def _measure(rows: Sequence[HHHRow], p_a: np.ndarray, clean: np.ndarray | None) -> dict[str, Any]:
     """Accuracy of P(A), (rows,), with its interval over rows; a tie counts half."""
     p_right = np.where([row.correct == 0 for row in rows], p_a, 1 - p_a)
-    right = np.where(p_a == 0.5, 0.5, p_right > 0.5).astype(float)
+    found = _share(np.where(p_a == 0.5, 0.5, p_right > 0.5), clean)
+    return found if (p_a != 0.5).any() else found | {"ci": [0.5, 0.5]}  # a coin
+
+
+def _share(right: np.ndarray, clean: np.ndarray | None) -> dict[str, Any]:
+    """Mean of what is right, (rows,), with its interval, and without the rows that leak."""
+    right = right.astype(float)
     known = clean is not None and clean.any()
     return {
         "accuracy": round(float(right.mean()), 4),
-        "ci": share_interval(right) if (p_a != 0.5).any() else [0.5, 0.5],  # a coin is known
-        "n": len(rows),
+        "ci": share_interval(right),
+        "n": len(right),
         "accuracy_without_leaks": round(float(right[clean].mean()), 4) if known else None,
+        "ci_without_leaks": share_interval(right[clean]) if known else None,
     }
 
 
