@@ -198,13 +198,14 @@ def test_tokens_are_counted_as_they_are_written(base: Base) -> None:
     assert counted == [3] * 4 + [2] * 4
 
 
-def test_attention_in_two_parts_is_attention_over_both() -> None:
+@pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+def test_attention_in_two_parts_is_attention_over_both(dtype: torch.dtype, apart: float) -> None:
     rows, heads, groups, size, before, columns, width = 3, 6, 2, 8, 5, 7, 4
     torch.manual_seed(0)
-    query = torch.randn(rows, heads, width, size)
+    query = torch.randn(rows, heads, width, size, dtype=dtype)
     own, common = (
-        torch.randn(2, rows, groups, columns, size),
-        torch.randn(2, 1, groups, before, size),
+        torch.randn(2, rows, groups, columns, size, dtype=dtype),
+        torch.randn(2, 1, groups, before, size, dtype=dtype),
     )
     seen = torch.ones(rows, columns, dtype=torch.bool)
     seen[1, :2] = seen[2, :3] = False  # padding; of row 2 the first new column, too, is dead
@@ -216,9 +217,10 @@ def test_attention_in_two_parts_is_attention_over_both() -> None:
     keys, values = torch.cat([common.expand(2, rows, -1, -1, -1), own], dim=3).repeat_interleave(
         heads // groups, dim=2
     )
-    scores = query @ keys.mT * 0.3 + torch.nn.functional.pad(bias, (before, 0))
-    expected = (scores.softmax(-1) @ values).transpose(1, 2)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    scores = query.float() @ keys.float().mT * 0.3 + torch.nn.functional.pad(bias, (before, 0))
+    expected = (scores.softmax(-1) @ values.float()).transpose(1, 2)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected, rtol=apart, atol=apart / 10)
     assert bias[0, 0].eq(0).tolist() == [[c <= 3 + q for c in range(columns)] for q in range(width)]
 
 

@@ -35,6 +35,22 @@ def test_choices_have_the_full_models_logprobs(base: Base, batch_size: int) -> N
     assert found.shape == (4, 3) and (found < 0).all()
 
 
+def test_half_precision_does_not_round_a_choice(tiny_base: Base) -> None:
+    tiny_base.model.to(torch.bfloat16)
+    tiny_base.head.weight.data *= 40  # logits as large as real models have
+    ids = [tiny_base.token_ids(choice)[0] for choice in ("A", "B", "Yes")]
+    found = choice_logprobs(tiny_base, TEXTS, ["A", "B", "Yes"], 1)
+    rounded = []
+    for row, text in zip(found, TEXTS, strict=True):
+        with torch.no_grad():
+            tokens = torch.tensor([tiny_base.token_ids(text)])
+            states = tiny_base.body(tokens).last_hidden_state[0, -1]
+            rounded.append(tiny_base.head(states).float().log_softmax(-1)[ids])
+            logits = tiny_base.head.weight.float() @ states.float()
+        assert torch.allclose(row, logits.log_softmax(-1)[ids], atol=0.02)
+    assert (found - torch.stack(rounded)).abs().max() > 0.04  # what it would be otherwise
+
+
 SAID = (
     "It rained on Tuesday, and so the picnic in the park was off.",
     "Nobody but the neighbour's dog has eaten the cake that stood on the table.",

@@ -147,7 +147,7 @@ def attend_apart(
     common, common_sum = _attention(together, keys, values, None, scaling)
     common = common.reshape(groups, rows, -1, size).transpose(0, 1)
     common_sum = common_sum.reshape(groups, rows, -1).transpose(0, 1)
-    weight = (common_sum - own_sum).sigmoid()[..., None]
+    weight = (common_sum - own_sum).sigmoid()[..., None].to(own.dtype)  # the sums are float32
     joined = torch.lerp(own, common, weight).reshape(rows, heads, width, size)
     return joined.transpose(1, 2), None
 

@@ -17,6 +17,7 @@ from .packed import packed
 
 ROWS = 64  # rows in one batch: more gain little on two cores and cost memory
 _TOKENS = 512  # tokens read at once, padding included, so that activations stay in the CPU's cache
+_VOCABULARY = 8192  # rows of the head that are made float32 at once
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,20 @@ def next_logits(
         shared = _Shared(base, prompts, 0)
         for start in range(0, len(prompts), batch_size):
             batch = prompts[start : start + batch_size]
-            logits = _Batch(base, shared, batch, Sampling(0)).read()
-            yield [prompt.place for prompt in batch], logits
+            states = _Batch(base, shared, batch, Sampling(0)).read()
+            yield [prompt.place for prompt in batch], _exact_logits(base, states)
+
+
+def _exact_logits(base: Base, states: torch.Tensor) -> torch.Tensor:
+    """Logits in float32, (rows, vocabulary), whatever the weights are in.
+
+    A label is a small difference of two logits, and bfloat16 rounds one of 20 to the next eighth.
+    """
+    if base.head.weight.dtype == torch.float32:
+        return base.head(states)
+    parts = base.head.weight.split(_VOCABULARY)
+    logits = torch.cat([states.float() @ part.float().mT for part in parts], dim=1)
+    return logits if base.head.bias is None else logits + base.head.bias.float()
 
 
 def _questions(ids: Sequence[list[int]], groups: Sequence[Hashable]) -> list[_Prompt]:
@@ -126,14 +139,15 @@ def _continue(
     batch: "_Batch", sampling: Sampling, on_tokens: Callable[[int], None]
 ) -> list[list[int]]:
     """The decoding loop: new tokens of each row of the batch, in the batch's order."""
-    logits = batch.read()
+    states = batch.read()
     for step in range(sampling.max_new_tokens):
+        logits = batch.base.head(states).float()
         tokens = _choose(logits, batch.draws[batch.places, step], sampling.temperature)
         on_tokens(int((~batch.done).sum()))
         batch.take(tokens, step)
         if batch.done.all() or step + 1 == sampling.max_new_tokens:
             break
-        logits = batch.advance()
+        states = batch.advance()
     return [[token for token in row if token >= 0] for row in batch.written.tolist()]
 
 
@@ -180,11 +194,11 @@ class _Batch:
         self.written = torch.full((len(prompts), sampling.max_new_tokens), -1)
 
     def read(self) -> torch.Tensor:
-        """Read the prompts; logits of the first new token, shape (rows, vocabulary)."""
+        """Read the prompts; the states that the first new token is read off, (rows, hidden)."""
         self._read_heads()
         self.ids, seen = self._padded(self.tails)
         self.seen = torch.cat([self.seen, seen], dim=1)
-        return self._logits()
+        return self._last()
 
     def _read_heads(self) -> None:
         """Read each distinct head once, and lay it down in the cache of every row that has it."""
@@ -223,12 +237,12 @@ class _Batch:
         return torch.tensor(ids, device=device), torch.tensor(seen, dtype=torch.bool, device=device)
 
     def advance(self) -> torch.Tensor:
-        """Read the last token of each row; logits of the next, (rows, vocabulary)."""
+        """Read the last token of each row; the states the next is read off, (rows, hidden)."""
         self.seen = torch.cat([self.seen, self.seen.new_ones(len(self.places), 1)], dim=1)
-        return self._logits()
+        return self._last()
 
-    def _logits(self) -> torch.Tensor:
-        return self.base.head(self._hidden(self.cache, self.ids, self.seen)[:, -1]).float()
+    def _last(self) -> torch.Tensor:
+        return self._hidden(self.cache, self.ids, self.seen)[:, -1]
 
     def _hidden(self, cache: RowCache, ids: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         """Last hidden states of new tokens, (rows, width, size), which the cache then holds."""
