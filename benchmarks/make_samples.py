@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 SAMPLES = Path(__file__).parents[1] / "data" / "samples"
-KEPT = ("ablations.jsonl", "labels.jsonl")  # of no run: benchmarks/ of these names made them
+# of no run: benchmarks/ made them
+KEPT = ("ablations.jsonl", "labels.jsonl", "labels_large.jsonl")
 LEFT_OUT = ("run.lock", "checkpoints", "README.md", "report.html")
 
 
