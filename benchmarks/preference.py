@@ -19,11 +19,12 @@ import numpy as np
 from labellers import read_pairs
 
 from cai_lite.engine.models import load_base
+from cai_lite.engine.pairs import comparisons, split
 from cai_lite.engine.reward import PreferenceModel, load_preference_model
 from cai_lite.measures import brier, calibration_error, share_interval
 from cai_lite.records import Comparison
 from cai_lite.run import Run, open_run
-from cai_lite.stages.preference_model import comparisons, fit, split
+from cai_lite.stages.preference_model import fit
 from cai_lite.texts import words
 
 LABELS: dict[str, Callable[[np.ndarray], np.ndarray]] = {

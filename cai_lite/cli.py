@@ -33,6 +33,9 @@ _STAGES = {
     "rl-cai": "reinforcement learning from the preference model (paper §4.2)",
     "evaluation": "measure base, SL-CAI and RL-CAI on prompts no stage has seen",
 }
+_BESIDE = {  # no part of a whole run
+    "dpo": "train on the same labels by DPO, a substitute for RL; evaluation then measures it too",
+}
 _PRESETS = ("auto", "ci", "cpu", "t4", "gpu")
 _HHH_FILE = "438HHHEvaluations.jsonl"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -102,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_run(commands)
-    for name, text in _STAGES.items():
+    for name, text in (_STAGES | _BESIDE).items():
         _add_stage(commands, name, text)
     _add_compare(commands)
     _add_hhh(commands)
@@ -328,7 +331,7 @@ def _one_stage(opened: "Run", stage: str, place: str = "") -> Found:
     if done is not None:
         opened.progress.say(f"{place}{name}: already finished ({done['seconds']:.0f} s)")
         return done
-    opened.progress.say(f"{place}{name}: {_STAGES[name]}")
+    opened.progress.say(f"{place}{name}: {(_STAGES | _BESIDE)[name]}")
     function = getattr(importlib.import_module(f".stages.{stage}", __package__), stage)
     summary: Found = function(opened)
     took = f"{summary['seconds']:.0f} s, at most {summary['peak_memory_mb']} MB"
@@ -374,7 +377,7 @@ def compare(options: Options) -> Found:
 
     base = load_base(opened.preset)
     opened.note_model(base.sha256)
-    names = [name for name in ("sl_cai", "rl_cai") if opened.summary(name) is not None]
+    names = [name for name in ("sl_cai", "rl_cai", "dpo") if opened.summary(name) is not None]
     for name in names:
         add_adapter(base, opened.path(name, "adapter"), name)
     sampling = Sampling(opened.preset.eval_tokens, opened.preset.eval_temperature)

@@ -88,6 +88,11 @@ class Preset(BaseModel):
     pm_batch: int = Field(8, ge=1)
     pm_learning_rate: float = Field(3e-4, gt=0)
     pm_eval_share: float = Field(0.25, gt=0, lt=1)
+    # shares of the training pairs that no judge labels; the rest is AI feedback's
+    pm_helpful_share: float = Field(0.2, ge=0, le=0.24)  # harmless prompts, answer over none
+    pm_spoilt_share: float = Field(0.08, ge=0, le=0.24)  # a revision over a loop, an echo, silence
+    pm_revision_share: float = Field(0, ge=0, le=0.24)  # a revision over the answer it revises
+    pm_contrast_share: float = Field(0, ge=0, le=0.24)  # under a principle over its opposite
 
     # reinforcement learning (paper §4.2)
     rl_algorithm: Literal["rloo", "grpo"] = "rloo"
@@ -98,6 +103,9 @@ class Preset(BaseModel):
     rl_learning_rate: float = Field(1e-4, gt=0)
     rl_beta: float = Field(0.05, ge=0)
     rl_helpful_share: float = Field(0.25, ge=0, lt=1)
+    rl_max_kl: float = Field(25.0, gt=0)  # nats a completion from SL-CAI; beyond it RL stops
+    rl_watch_every: int = Field(8, ge=0)  # steps between two looks at held-out prompts; 0: none
+    rl_watch_prompts: int = Field(16, ge=1)  # of each kind
 
     # evaluation
     eval_red_team: int = Field(ge=4)
@@ -114,13 +122,13 @@ _CI: dict[str, Any] = dict(
     sl_epochs=2, sl_learning_rate=1.5e-3, pm_learning_rate=1e-3, rl_learning_rate=5e-4,
     response_tokens=48, contrast_prompts=32, principles_per_pair=2,
     feedback_prompts=48, bias_pairs=8, pm_epochs=2,
-    rl_steps=4, rl_prompts=2, rl_generations=4, rl_tokens=40,
+    rl_steps=4, rl_prompts=2, rl_generations=4, rl_tokens=40, rl_watch_prompts=6,
     eval_red_team=24, eval_helpful=24, eval_borderline=12, eval_tokens=48,
 )  # fmt: skip
 _CPU: dict[str, Any] = dict(
     red_team_prompts=192, rounds=2, sl_rounds="last", sl_epochs=1, lora_rank=4,
     helpful_share=0.77, sl_learning_rate=1e-3, pm_learning_rate=1e-3, rl_learning_rate=2e-4,
-    contrast_prompts=64, feedback_prompts=160, bias_pairs=24, pm_epochs=2,
+    contrast_prompts=64, feedback_prompts=160, bias_pairs=24, pm_epochs=3,
     rl_steps=16, rl_prompts=4, rl_generations=4, rl_tokens=48,
     eval_red_team=80, eval_helpful=80, eval_borderline=60, eval_samples=4,
 )  # fmt: skip

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import InputError
 
+_KNOWN = 0.9  # P(better) of an answer that was made to be the better one: a soft label, too
+
 
 class Row(BaseModel):
     """One line of a rows file; `id` is unique in its file."""
@@ -68,6 +70,17 @@ class Comparison(Pair):
     # raw numbers behind p_a, as the method names them; null: a sample without a verdict
     scores: dict[str, list[float | None]] = {}
     thoughts: list[str] = []  # chain of thought: what the model said before its verdicts
+
+
+def known_comparison(
+    id: str, prompt: str, better: str, worse: str, method: str, *, better_is_a: bool
+) -> Comparison:
+    """A comparison that nobody judged: one answer was made to be the better one, as `method` says.
+
+    Its label is soft all the same, 0.9, for it was made so and not read.
+    """
+    a, b, p_a = (better, worse, _KNOWN) if better_is_a else (worse, better, 1 - _KNOWN)
+    return Comparison(id=id, prompt=prompt, a=a, b=b, p_a=p_a, method=method, principles=[])
 
 
 class Completion(Row):

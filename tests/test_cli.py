@@ -103,8 +103,8 @@ def test_run_prints_one_json_object_with_every_field(finished):
         },  # fmt: skip
         "sl_cai": {"n_rows", "loss_first", "loss_last"},
         "ai_feedback": {"n_pairs", "method", "position_bias"},
-        "preference_model": {"n_train", "n_eval", "accuracy", "accuracy_ci", "ece"},
-        "rl_cai": {"algorithm", "steps", "reward_first", "reward_last", "kl_last"},
+        "preference_model": {"n_train", "shares", "n_eval", "accuracy", "accuracy_ci", "ece"},
+        "rl_cai": {"algorithm", "steps", "stopped", "reward_first", "reward_last", "kl_last"},
         "evaluation": {"models", "differences", "classifier"},
     }
     for stage, fields in wanted.items():

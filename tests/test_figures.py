@@ -20,12 +20,13 @@ MODELS = {
         "helpfulness_ci": [0.4, 0.7],
         "n": {"red_team": 16, "helpful": 12},
     }
-    for model in ("base", "sl_cai", "rl_cai")
+    for model in ("base", "sl_cai", "rl_cai", "dpo")
 }
 STEPS = [
-    {"step": 1, "reward": 0.1, "kl": 0.0, "length": 40.0},
-    {"step": 2, "reward": 0.3, "kl": -1e-5, "length": 38.0},
-]
+    {"step": 1, "reward": 0.1, "kl": 0.0, "entropy": 2.0, "length": 40.0, "opening": 0.25,
+     "harmlessness": 0.5, "helpfulness": 0.75},
+    {"step": 2, "reward": 0.3, "kl": -1e-5, "entropy": 1.9, "length": 38.0, "opening": 0.5},
+]  # fmt: skip
 FIRST = figures.Texts([0.2, 0.4], [False, False])
 PRINCIPLES = {
     0: FIRST,
@@ -155,6 +156,22 @@ def test_kl_is_in_nats_per_token():
     axes = ALL["rl_curves"]().axes
     assert axes[1].get_ylabel() == "KL (nats per token)"
     assert "nats per token" in axes[2].get_xlabel()
+
+
+def test_shares_are_drawn_where_they_were_looked_at():
+    shares = ALL["rl_curves"]().axes[5]
+    drawn = {line.get_label(): list(line.get_xdata()) for line in shares.lines}
+    assert drawn == {
+        "commonest opening": [1, 2], "harmless, held out": [1], "helpful, held out": [1]
+    }  # fmt: skip
+    older = [{k: v for k, v in step.items() if k in STEPS[0] and k != "opening"} for step in STEPS]
+    figures.to_svg(figures.rl_curves([older[1]]))  # nothing was looked at: no legend, no error
+
+
+def test_dpo_is_no_step_of_the_way():
+    (ax,) = ALL["plane"]().axes
+    dashed = [line for line in ax.lines if line.get_linestyle() == "--"]
+    assert [len(line.get_xdata()) for line in dashed] == [3, 2]
 
 
 def test_memory_is_shown_as_told():

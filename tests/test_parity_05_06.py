@@ -188,6 +188,21 @@ def test_tables_and_browsers_escape_what_models_say():
     assert all("&lt;script&gt;" in page for page in pages)
 
 
+def test_live_curves_are_drawn_anew_in_one_place(monkeypatch):
+    drawn = []
+
+    class Place:
+        def update(self, figure):
+            drawn.append(len(figure.axes[0].lines[0].get_xdata()))
+
+    monkeypatch.setattr(widgets, "display", lambda first, display_id: Place())
+    show = widgets.live_curves()
+    steps = [{"step": n, "reward": 0.1, "kl": 0.0, "entropy": 1.0, "length": 9.0} for n in (1, 2)]
+    show(steps[:1])
+    show(steps)
+    assert drawn == [1, 2]
+
+
 def test_the_browser_filters_by_the_last_models_outcome():
     from cai_lite.records import Answer
 

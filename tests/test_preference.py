@@ -10,7 +10,9 @@ from conftest import TINY_SIZES
 
 from cai_lite.constitution import Principle
 from cai_lite.engine import labellers
-from cai_lite.engine.models import Base, load_base
+from cai_lite.engine.labellers import no_answer
+from cai_lite.engine.models import Base, load_base, new_adapter
+from cai_lite.engine.pairs import split, spoilt, unjudged
 from cai_lite.engine.reward import (
     PreferenceModel,
     SoftPairs,
@@ -22,10 +24,11 @@ from cai_lite.engine.reward import (
 from cai_lite.errors import InputError
 from cai_lite.presets import get_preset
 from cai_lite.prompts import chat
-from cai_lite.records import Comparison, Pair, Rows
+from cai_lite.records import Comparison, ContrastPair, HelpfulAnswer, Pair, Revision, Rows
 from cai_lite.run import Run, begin_run
 from cai_lite.stages import preference_model as stage
-from cai_lite.stages.preference_model import fit, split
+from cai_lite.stages.ai_feedback import helpful_pairs
+from cai_lite.stages.preference_model import fit
 
 GOOD = [
     "No, it is hers.",
@@ -181,6 +184,104 @@ def test_the_held_out_rows_are_drawn_and_never_trained_on(tiny_model: Path, tmp_
     assert {r.id for r in training} | {r.id for r in held_out} == {str(i) for i in range(8)}
     assert split(run, comparisons()[::-1])[1] == held_out
     assert len(split(run, comparisons()[:2])[1]) == 1
+
+
+# --- pairs that nobody judged
+
+
+def test_what_is_no_answer_is_made_in_turns() -> None:
+    prompt = "How do I clean a wooden spoon?"
+    made = [spoilt(prompt, "First, wash it well.", n) for n in range(4)]
+    assert [kind for kind, _ in made[:3]] == ["echo", "loop", "silence"]
+    assert (made[0][1], made[2][1]) == (prompt, "") and made[3] == made[0]
+    assert made[1][1] == ", ".join(["First, wash it well"] * 8)
+    assert all(no_answer(prompt, text) for _, text in made)  # the labellers' rule agrees
+
+
+def revised(run: Run, count: int) -> list[Revision]:
+    """First answers and revisions of the last round; the revision of each fourth is not sound."""
+    rows = []
+    for i in range(count):
+        same = {"prompt_id": f"p{i}", "prompt": f"Question {i}?"}
+        dropped = "loop" if i % 4 == 0 else ""
+        rows.append(Revision(id=f"{i}/0", round=0, response=f"Sure {i}.", **same))
+        rows.append(Revision(id=f"{i}/1", round=1, response=f"Half {i}.", **same))
+        last = Revision(id=f"{i}/2", round=2, response=f"No, {i} hurts.", dropped=dropped, **same)
+        rows.append(last)
+    run.path("critique_revision").mkdir()
+    Rows(run.path("critique_revision", "rows.jsonl"), Revision).append(rows)
+    return rows
+
+
+def known(row: Comparison) -> tuple[str, str]:
+    """(better, worse) of a pair that was made."""
+    assert row.p_a in (0.9, pytest.approx(0.1))
+    return (row.a, row.b) if row.p_a > 0.5 else (row.b, row.a)
+
+
+def test_pairs_that_need_no_judge_come_at_their_shares(tiny_model: Path, tmp_path: Path) -> None:
+    shares = {"pm_helpful_share": 0.2, "pm_spoilt_share": 0.1, "pm_revision_share": 0.2}
+    run = make_run(tiny_model, tmp_path / "run", "none", **shares)
+    revised(run, 60)
+    run.path("ai_feedback").mkdir()
+    helpful = [row.model_copy(update={"id": f"{row.id}-{n}"}) for n in range(4)
+               for row in comparisons()]  # fmt: skip
+    Rows(run.path("ai_feedback", "helpful.jsonl"), Comparison).append(helpful)
+    found = unjudged(run, 40)  # half of 80: 16 + 8 + 16 are not judged, and a third more held out
+    assert {name: len(rows) for name, rows in found.items()} == {
+        "helpful": 21, "spoilt": 11, "revision": 21
+    }  # fmt: skip
+    assert [len(split(run, found[name])[0]) for name in found] == [16, 8, 16]
+    for row in found["revision"]:
+        better, worse = known(row)
+        number = row.id.split("/")[0]
+        assert better == f"No, {number} hurts." and worse == f"Sure {number}."
+        assert int(number) % 4  # sound ones alone
+    sides = {row.p_a > 0.5 for row in found["revision"]}
+    assert sides == {True, False}  # the better one is not always A
+    assert all(known(row)[0].startswith("No, ") for row in found["spoilt"])
+    bare = make_run(tiny_model, tmp_path / "bare", "none", **shares)
+    assert unjudged(bare, 40) == {}  # nothing was made, so nothing is mixed in
+
+
+def test_contrast_pairs_are_whole_with_their_openings(tiny_model: Path, tmp_path: Path) -> None:
+    run = make_run(tiny_model, tmp_path / "run", "none", pm_contrast_share=0.2, pm_helpful_share=0)
+    principle = next(p for p in run.constitution.comparison if p.bad_opening)
+    rows = [
+        ContrastPair(id=f"c{i}", prompt=f"Q{i}?", principle=principle.id, good=" it.", bad=" on.")
+        for i in range(8)
+    ]
+    run.path("contrast").mkdir()
+    Rows(run.path("contrast", "pairs.jsonl"), ContrastPair).append(rows)
+    for row in unjudged(run, 12)["contrast"]:
+        better, worse = known(row)
+        assert worse == f"{principle.bad_opening} on."
+        assert better.removesuffix(" it.") in run.constitution.revision_openings
+
+
+def test_helpfulness_comparisons_put_an_answer_over_what_does_not_help(
+    tiny_model: Path, tiny_base: Base, tmp_path: Path
+) -> None:
+    run = make_run(tiny_model, tmp_path / "run", "none", feedback_prompts=20)
+    answers = [
+        HelpfulAnswer(id=f"h{i}", prompt=f"What is {i}?", response=f"It is {i}.",
+                      dropped="loop" if i == 2 else "")
+        for i in range(12)
+    ]  # fmt: skip
+    run.path("sl_cai").mkdir()
+    Rows(run.path("sl_cai", "answers.jsonl"), HelpfulAnswer).append(answers)
+    new_adapter(tiny_base, run.preset, "sl_cai")
+    found = helpful_pairs(run, tiny_base)
+    assert [row.id for row in found] == ["h0", "h1", "h3", "h4", "h5", "h6", "h7", "h8"]
+    kinds = ["echo", *["objection"] * 3, "loop", *["objection"] * 3]
+    assert [row.method for row in found] == [f"answer over {kind}" for kind in kinds]
+    for row, kind in zip(found, kinds, strict=True):
+        better, worse = known(row)
+        assert better == f"It is {row.id[1:]}."
+        if kind == "objection":
+            assert worse.startswith(tuple(run.constitution.revision_openings))
+    assert known(found[0])[1] == "What is 0?"
+    assert helpful_pairs(run, tiny_base) == found  # and again from disk
 
 
 @pytest.fixture(scope="module", params=["none", "nf4"])

@@ -63,6 +63,7 @@ SUMMARIES = {
     "ai_feedback": {"n_pairs": 3, "method": "multiple_choice", "position_bias": 0.71},
     "preference_model": {
         "n_train": 2,
+        "shares": {"helpful": 0.25},
         "n_eval": 1,
         "accuracy": 0.6,
         "accuracy_ci": [0.4, 0.8],
@@ -75,6 +76,7 @@ SUMMARIES = {
         "reward_first": 0.1,
         "reward_last": 0.3,
         "kl_last": 0.02,
+        "stopped": "",
     },
     "evaluation": {
         "models": {

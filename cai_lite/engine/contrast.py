@@ -87,7 +87,7 @@ def _answer_both_ways(
     texts = []
     for prompt, principle in work:
         good, bad = contrast_chats(prompt.prompt, principle)
-        texts.append(base.render(good) + base.neutral(_good_opening(run, prompt, principle)))
+        texts.append(base.render(good) + base.neutral(_good_opening(run, prompt.id, principle)))
         texts.append(base.render(bad) + base.neutral(principle.bad_opening))
     seeds = [run.seed("contrast", prompt.id, side) for prompt, _ in work for side in "+-"]
     answers = generate(
@@ -99,10 +99,17 @@ def _answer_both_ways(
     ]
 
 
-def _good_opening(run: Run, prompt: Prompt, principle: Principle) -> str:
+def _good_opening(run: Run, prompt_id: str, principle: Principle) -> str:
     """One of the constitution's openings of revisions, which lead on to the point, else its own."""
     openings = run.constitution.revision_openings or [principle.good_opening]
-    return openings[run.seed("good opening", prompt.id) % len(openings)]
+    return openings[run.seed("good opening", prompt_id) % len(openings)]
+
+
+def with_openings(run: Run, pair: ContrastPair) -> tuple[str, str]:
+    """Both answers of a pair of this run, the good one first, as they were written: whole."""
+    principle = next(p for p in run.constitution.comparison if p.id == pair.principle)
+    opening = _good_opening(run, pair.id, principle)
+    return (opening + pair.good).strip(), (principle.bad_opening + pair.bad).strip()
 
 
 def fit_probe(base: Base, pairs: Sequence[ContrastPair], batch_size: int) -> Probe:

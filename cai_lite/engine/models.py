@@ -296,6 +296,19 @@ def save_adapter(base: Base, folder: Path) -> None:
     base.model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
 
 
+def start_at_reference(model: torch.nn.Module) -> None:
+    """Make the policy equal its reference to the last bit.
+
+    TRL copies the reference first and then rounds what it trains to bfloat16 on a 4-bit base. GRPO
+    makes no reference where beta is 0.
+    """
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
+        reference = parameters.get(name.replace(".default.", ".ref."))
+        if ".default." in name and reference is not None:
+            parameter.data = reference.data.clone()
+
+
 @contextmanager
 def role(base: Base, name: str | None) -> Iterator[None]:
     """Let an adapter, or with None the untouched base, play while the block runs."""

@@ -3,6 +3,7 @@
 A checkpoint is believed only if its mark was written after all its files were.
 """
 
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ def common_arguments(run: Run, base: Base, stage: str) -> dict[str, Any]:
         "logging_steps": 1,
         "save_strategy": "steps",
         "save_steps": 1 if base.device.type == "cpu" else 10,
-        "save_total_limit": 2,
+        "save_total_limit": 3,  # RL that went too far steps back by two
         "seed": run.preset.seed,
         "report_to": "none",
         "disable_tqdm": True,
@@ -94,10 +95,10 @@ def forget_checkpoints(run: Run, stage: str) -> None:
     shutil.rmtree(_checkpoints(run, stage), ignore_errors=True)
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end."""
-    whole = [mark.parent for mark in folder.glob(f"checkpoint-*/{_MARK}")]
-    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+def last_checkpoint(folder: Path, step: float = math.inf) -> Path | None:
+    """The newest checkpoint that was written to its end, of that step or before."""
+    whole = {int(m.parent.name.split("-")[1]): m.parent for m in folder.glob(f"*/{_MARK}")}
+    return whole.get(max((number for number in whole if number <= step), default=0))
 
 
 def float32_adapters(model: torch.nn.Module) -> None:

@@ -18,22 +18,36 @@ from ..engine import labellers
 from ..engine.contrast import contrast_pairs
 from ..engine.labellers import QUESTION, Labels, Work
 from ..engine.models import Base, add_adapter, load_base, role
+from ..engine.pairs import spoilt
 from ..engine.reader import OWN_TEXT, Reader, fit_reader, load_reader, revision_pairs, worked_pairs
 from ..engine.sampling import Sampling, generate
 from ..prompts import chat
-from ..records import Comparison, Pair, Revision, Rows, fill, read_json, write_json
+from ..records import (
+    Comparison,
+    HelpfulAnswer,
+    Pair,
+    Revision,
+    Rows,
+    fill,
+    known_comparison,
+    read_json,
+    write_json,
+)
 from ..run import Run, stage
 from ..texts import alike
 
 Labeller = Callable[[Run, Base, Sequence[Work]], list[Comparison]]
 _FITTED = 100  # worked pairs that fit pointwise's temperature
+_JUDGED = 0.5  # at least this share of the pairs to train on is judged
+_SPOILT = 4  # one in so many helpfulness comparisons has a spoilt answer, not an objection
 _REDRAWS = 3  # of an answer that is too much like the pair's other
 
 
 def ai_feedback(run: Run) -> dict[str, Any]:
     """Run the stage on a run folder whose SL-CAI is finished; returns its summary.
 
-    Leaves `pairs.jsonl` (samples of SL-CAI) and `comparisons.jsonl` (with soft labels).
+    Leaves `pairs.jsonl` (samples of SL-CAI), `comparisons.jsonl` (with soft labels) and
+    `helpful.jsonl` (comparisons on harmless prompts, which need no judge).
     """
     with stage(run, "ai_feedback", after=("sl_cai",)) as summary:
         base = load_base(run.preset)
@@ -43,11 +57,13 @@ def ai_feedback(run: Run) -> dict[str, Any]:
         with role(base, None):  # the feedback model is the start, not SL-CAI (paper §4.1)
             comparisons = label_all(run, base, pairs)
             bias = position_bias(run, base, pairs[: run.preset.bias_pairs])
+        helpful = helpful_pairs(run, base)
         p_a = np.array([comparison.p_a for comparison in comparisons])
         summary |= {
             "n_pairs": len(comparisons),
             "n_redrawn": sum(pair.redrawn for pair in pairs),
             "n_alike": sum(alike(pair.a, pair.b) for pair in pairs),
+            "n_helpful": len(helpful),
             "n_no_label": sum(not alike(p.a, p.b) for p in pairs) - len(comparisons),
             "method": run.preset.labeller,
             "position_bias": bias,
@@ -115,6 +131,62 @@ def _answers(
 def _pair_seed(run: Run, row: tuple[Prompt, str, int], attempt: int) -> int:
     prompt, side, _ = row
     return run.seed("pair", prompt.id, side, *([attempt] if attempt else []))
+
+
+def helpful_pairs(run: Run, base: Base) -> list[Comparison]:
+    """Helpfulness comparisons: the start's sound answer over what does not help at all.
+
+    The paper's come from people (§4.1). Here the worse answer is made to be worse: SL-CAI's own
+    objection, its opening forced, to a prompt that asks for no harm; for every fourth prompt one
+    that is `spoilt`. As many as make `pm_helpful_share` beside the judged pairs, or more.
+    """
+    share = run.preset.pm_helpful_share
+    sound = Rows(run.path("sl_cai", "answers.jsonl"), HelpfulAnswer).read()
+    sound = [row for row in sound if not row.dropped]
+    sound = sound[: round(run.preset.feedback_prompts * share / _JUDGED)]
+    store = Rows(run.path("ai_feedback", "helpful.jsonl"), Comparison)
+    with run.progress.bar("helpfulness comparisons", len(sound)) as advance:
+        return fill(
+            store,
+            list(enumerate(sound)),
+            lambda item: item[1].id,
+            lambda batch: _helpful_pairs(run, base, batch),
+            run.preset.batch_size,
+            advance,
+        )
+
+
+def _helpful_pairs(
+    run: Run, base: Base, work: Sequence[tuple[int, HelpfulAnswer]]
+) -> list[Comparison]:
+    objections = _objections(run, base, [row for n, row in work if n % _SPOILT])
+    found = []
+    for number, row in work:
+        kind, worse = spoilt(row.prompt, row.response, number // _SPOILT)
+        if row.id in objections:
+            kind, worse = "objection", objections[row.id]
+        side = run.seed("side", row.id) % 2 == 0
+        method = f"answer over {kind}"
+        pair = known_comparison(row.id, row.prompt, row.response, worse, method, better_is_a=side)
+        found.append(pair)
+    return found
+
+
+def _objections(run: Run, base: Base, rows: Sequence[HelpfulAnswer]) -> dict[str, str]:
+    """SL-CAI's objection to each prompt, by id; none where the constitution forces no opening."""
+    openings = run.constitution.revision_openings
+    if not openings:
+        return {}
+    begun = [openings[run.seed("objection", row.id) % len(openings)] for row in rows]
+    texts = [base.render(chat(row.prompt)) for row in rows]
+    seeds = [run.seed("objection", row.id) for row in rows]
+    sampling = Sampling(run.preset.revision_tokens, run.preset.revision_temperature)
+    with role(base, "sl_cai"):
+        said = generate(base, texts, sampling, seeds, openings=[base.neutral(o) for o in begun])
+    return {
+        row.id: (opening + text).strip()
+        for row, opening, text in zip(rows, begun, said, strict=True)
+    }
 
 
 def label_all(run: Run, base: Base, pairs: Sequence[Pair]) -> list[Comparison]:

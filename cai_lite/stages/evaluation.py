@@ -22,6 +22,8 @@ from ..run import PromptSet, Run, stage
 from ..texts import commonest_opening
 
 MODELS = ("base", "sl_cai", "rl_cai")
+_PAIRS = (("sl_cai", "base"), ("rl_cai", "sl_cai"), ("rl_cai", "base"),
+          ("dpo", "sl_cai"), ("rl_cai", "dpo"))  # fmt: skip
 MADE_OF = {
     "harmlessness": "share of answers to red-team prompts that do not help with the harm and are "
     "not broken, by the outcome classifier",
@@ -44,14 +46,15 @@ def evaluation(run: Run) -> dict[str, Any]:
 
     Leaves `answers.jsonl`, one Answer a model and prompt.
     """
-    with stage(run, "evaluation", after=("sl_cai", "preference_model", "rl_cai")) as summary:
+    models = models_of(run)
+    with stage(run, "evaluation", after=("preference_model", *models[1:])) as summary:
         base = load_base(run.preset)
         run.note_model(base.sha256)
-        add_adapter(base, run.path("sl_cai", "adapter"), "sl_cai")
-        add_adapter(base, run.path("rl_cai", "adapter"), "rl_cai")
+        for model in models[1:]:
+            add_adapter(base, run.path(model, "adapter"), model)
         judge = load_preference_model(base, run.path("preference_model", "adapter"))
         reader = load_classifier(base)
-        answers = {model: answer_all(run, base, judge, reader, model) for model in MODELS}
+        answers = {model: answer_all(run, base, judge, reader, model) for model in models}
         summary |= {
             "models": {
                 model: summarise(run, rows) | {"perplexity": reference_perplexity(run, base, model)}
@@ -62,6 +65,11 @@ def evaluation(run: Run) -> dict[str, Any]:
             "classifier": reader.accuracy,
         }
     return summary
+
+
+def models_of(run: Run) -> tuple[str, ...]:
+    """The models to measure: `MODELS`, and DPO's if the run has it."""
+    return MODELS if run.summary("dpo") is None else (*MODELS, "dpo")
 
 
 def evaluation_prompts(run: Run) -> list[tuple[str, Prompt]]:
@@ -212,8 +220,8 @@ def summarise(run: Run, rows: Sequence[Answer]) -> dict[str, Any]:
 def differences(run: Run, answers: dict[str, list[Answer]]) -> dict[str, dict[str, list[float]]]:
     """Paired differences of later models to earlier ones: [mean, low, high], 95% over prompts."""
     found: dict[str, dict[str, list[float]]] = {}
-    for later, earlier in (("sl_cai", "base"), ("rl_cai", "sl_cai"), ("rl_cai", "base")):
-        if later not in answers:
+    for later, earlier in _PAIRS:
+        if later not in answers or earlier not in answers:
             continue
         found[f"{later} - {earlier}"] = {
             name: _paired(run, measure(of(answers[later], s)) - measure(of(answers[earlier], s)))

@@ -1,7 +1,6 @@
 """The preference model: learn the AI's soft labels (paper §4.1)."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ from datasets import Dataset
 from trl import RewardConfig
 
 from ..engine.models import load_base
+from ..engine.pairs import comparisons, split, unjudged
 from ..engine.reward import (
     PreferenceModel,
     SoftPairs,
@@ -19,12 +19,9 @@ from ..engine.reward import (
     save_preference_model,
 )
 from ..engine.training import common_arguments, forget_checkpoints, train, warm_cosine
-from ..errors import InputError
 from ..measures import calibration_error, share_interval
-from ..records import Comparison, Rows, write_json
+from ..records import Comparison, write_json
 from ..run import Run, stage
-
-_LEAST = 4  # pairs, of which one is held out
 
 
 def preference_model(run: Run) -> dict[str, Any]:
@@ -33,41 +30,29 @@ def preference_model(run: Run) -> dict[str, Any]:
     Leaves `adapter/` (LoRA and head in safetensors) and `held_out.json` (labels and scores).
     """
     with stage(run, "preference_model", after=("ai_feedback",)) as summary:
-        rows = comparisons(run)
-        training, held_out = split(run, rows)
-        losses = fit(run, training)
+        training, held_out = split(run, comparisons(run))
+        more = unjudged(run, len(training))
+        sets = {name: split(run, rows) for name, rows in more.items()}
+        everything = [*training, *(row for learnt, _ in sets.values() for row in learnt)]
+        losses = fit(run, everything)
         base = load_base(run.preset)
         run.note_model(base.sha256)
         model = load_preference_model(base, run.path("preference_model", "adapter"))
         measured, scores = measure(run, model, held_out)
+        others = {name: measure(run, model, rows)[0] for name, (_, rows) in sets.items()}
         write_json(run.path("preference_model", "held_out.json"), scores)
         forget_checkpoints(run, "preference_model")
         summary |= {
-            "n_train": len(training),
+            "n_train": len(everything),
+            "shares": {name: round(len(r) / len(everything), 4) for name, (r, _) in sets.items()},
             "n_eval": len(held_out),
             **measured,
+            "unjudged": others,
             "loss_first": losses[0],
             "loss_last": losses[-1],
             "losses": losses,
         }
     return summary
-
-
-def comparisons(run: Run) -> list[Comparison]:
-    """The labels to learn: those the preset names, as a person's, else the run's AI feedback."""
-    named = run.preset.pm_labels
-    path = Path(named) if named else run.path("ai_feedback", "comparisons.jsonl")
-    rows = Rows(path, Comparison).read()
-    if len(rows) < _LEAST:
-        raise InputError(f"{path} has {len(rows)} labelled pairs; expected {_LEAST} or more")
-    return rows
-
-
-def split(run: Run, rows: Sequence[Comparison]) -> tuple[list[Comparison], list[Comparison]]:
-    """(training, held out): the rows whose seeded numbers are smallest are held out."""
-    order = sorted(rows, key=lambda row: run.seed("held out", row.id))
-    held_out = max(1, round(run.preset.pm_eval_share * len(rows)))
-    return order[held_out:], order[:held_out]
 
 
 def fit(run: Run, rows: Sequence[Comparison]) -> list[float]:

@@ -7,13 +7,16 @@ and preference model are adapters of one base: `default`, `ref` (a frozen copy o
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from datasets import Dataset
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from ..engine.models import Base, add_adapter, load_base, save_adapter
+from ..engine.models import Base, add_adapter, load_base, save_adapter, start_at_reference
+from ..engine.outcomes import load_classifier
 from ..engine.reward import PreferenceModel, load_preference_model
-from ..engine.training import common_arguments, forget_checkpoints, train
+from ..engine.training import common_arguments, forget_checkpoints, last_checkpoint, train
+from ..engine.watch import Step, Watch, Watcher, steps_of
 from ..prompts import chat
 from ..records import Completion, Rows, write_json
 from ..run import Run, stage
@@ -22,25 +25,31 @@ _TRAINERS = {"rloo": (RLOOTrainer, RLOOConfig), "grpo": (GRPOTrainer, GRPOConfig
 _MICRO_BATCH = 16  # completions whose gradients are computed at once
 
 
-def rl_cai(run: Run) -> dict[str, Any]:
+def rl_cai(run: Run, on_step: Callable[[list[Step]], None] | None = None) -> dict[str, Any]:
     """Run the stage on a run folder with SL-CAI and a preference model; returns its summary.
 
-    Leaves `adapter/`, `completions.jsonl` and `steps.json` (reward, KL in nats a token, length).
+    Leaves `adapter/`, `completions.jsonl` and `steps.json`, one row a step as in `step_of`;
+    `on_step` is called with the rows so far. Where the KL passes the preset's limit, training stops
+    and the adapter is that of the newest checkpoint before.
     """
     with stage(run, "rl_cai", after=("sl_cai", "preference_model")) as summary:
         base = load_base(run.preset)
         run.note_model(base.sha256)
         reward = put_on_roles(run, base)
         trainer = make_trainer(run, base, reward)
-        history = train(run, trainer, "rl_cai", "RL-CAI steps")
+        watch = Watch(watcher(run, base), on_step)
+        trainer.add_callback(watch)
+        steps = steps_of(train(run, trainer, "rl_cai", "RL-CAI steps"))
+        if watch.stopped:
+            step_back(run, base, len(steps))
         save_adapter(base, run.path("rl_cai", "adapter"))
-        steps = [step_of(entry) for entry in history if "reward" in entry]
         write_json(run.path("rl_cai", "steps.json"), steps)
         forget_checkpoints(run, "rl_cai")
         summary |= {
             "algorithm": run.preset.rl_algorithm,
             "beta": run.preset.rl_beta,
             "steps": len(steps),
+            "stopped": watch.stopped,
             "reward_first": steps[0]["reward"],
             "reward_last": steps[-1]["reward"],
             "kl_last": steps[-1]["kl"],
@@ -100,17 +109,24 @@ def make_trainer(run: Run, base: Base, model: PreferenceModel) -> Any:
     return trainer
 
 
-def start_at_reference(model: torch.nn.Module) -> None:
-    """Make the policy equal its reference to the last bit.
+def watcher(run: Run, base: Base) -> Watcher:
+    """The first few prompts of the evaluation, which no stage trains on, and the classifier."""
+    count = run.preset.rl_watch_prompts
+    red_team, helpful = (run.prompts(name, "eval", count) for name in ("red_team", "helpful"))
+    return Watcher(run, base, load_classifier(base), red_team, helpful)
 
-    TRL copies the reference first and then rounds what it trains to bfloat16 on a 4-bit base. GRPO
-    makes no reference where beta is 0.
+
+def step_back(run: Run, base: Base, step: int) -> None:
+    """The policy as it was when its KL, which `step` found too large, was last within the limit.
+
+    That is the newest checkpoint of two steps before or earlier; without any, SL-CAI.
     """
-    parameters = dict(model.named_parameters())
-    for name, parameter in parameters.items():
-        reference = parameters.get(name.replace(".default.", ".ref."))
-        if ".default." in name and reference is not None:
-            parameter.data = reference.data.clone()
+    checkpoint = last_checkpoint(run.path("rl_cai", "checkpoints"), step - 2)
+    if checkpoint is None:
+        start_at_reference(base.model)
+    else:
+        weights = load_file(checkpoint / "adapter_model.safetensors")
+        set_peft_model_state_dict(base.model, weights, adapter_name="default")
 
 
 def reward_function(run: Run, model: PreferenceModel) -> Callable[..., list[float]]:
@@ -135,9 +151,3 @@ def reward_function(run: Run, model: PreferenceModel) -> Callable[..., list[floa
         return rewards
 
     return pm_reward
-
-
-def step_of(entry: dict[str, float]) -> dict[str, float]:
-    """What is watched of one step: mean reward, KL in nats a token, entropy, length in tokens."""
-    watched = {name: entry.get(name, 0.0) for name in ("reward", "kl", "entropy")}
-    return {"step": entry["step"], **watched, "length": entry["completions/mean_length"]}

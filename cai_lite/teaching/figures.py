@@ -22,10 +22,10 @@ from ..errors import InputError
 from ..measures import bin_of, brier, calibration_error, calibration_interval, share_interval
 
 Point = tuple[float, float, float]  # a value, and how far its interval reaches below and above
-MODEL_NAMES = {"base": "helpful start", "sl_cai": "SL-CAI", "rl_cai": "RL-CAI"}
-MODEL_COLOURS = {"base": "#808080", "sl_cai": "#2f86c9", "rl_cai": "#d55e00"}
-MODEL_MARKERS = {"base": "o", "sl_cai": "s", "rl_cai": "^"}
-_MARKER_SIZES = {"base": 13, "sl_cai": 8, "rl_cai": 5}  # so that equal points stay seen
+MODEL_NAMES = {"base": "helpful start", "sl_cai": "SL-CAI", "rl_cai": "RL-CAI", "dpo": "DPO"}
+MODEL_COLOURS = {"base": "#808080", "sl_cai": "#2f86c9", "rl_cai": "#d55e00", "dpo": "#009e73"}
+MODEL_MARKERS = {"base": "o", "sl_cai": "s", "rl_cai": "^", "dpo": "D"}
+_MARKER_SIZES = {"base": 13, "sl_cai": 8, "rl_cai": 5, "dpo": 5}  # so that equal points stay seen
 PIPELINE = {
     "start": "helpful\nstart",
     "critique_revision": "critique &\nrevision",
@@ -310,30 +310,51 @@ def _chance_bar(figure: Figure, ax: Axes, mesh: QuadMesh) -> None:
     bar.set_label("share of shared pairs on the same side, 0–1", color=_INK, fontsize=9)
 
 
-def rl_curves(steps: Sequence[Mapping[str, float]]) -> Figure:
-    """Reward, KL to SL-CAI, reward against √KL, and length, step by step (paper Figs 8, 12).
+def rl_curves(steps: Sequence[Mapping[str, Any]]) -> Figure:
+    """What is watched of RL step by step (paper Figs 8, 12); every point is before its update.
 
+    Reward, KL to SL-CAI, reward against √KL, length, entropy, and as shares: the commonest opening
+    of five words, and harmlessness and helpfulness on held-out prompts, where they were looked at.
     KL is in nats per token, as TRL logs it: the sum over a completion is that times its length.
     """
-    figure, axes = _panels(4, columns=2)
+    figure, axes = _panels(6, columns=2)
     number = [step["step"] for step in steps]
     colour = MODEL_COLOURS["rl_cai"]
     root = [max(step["kl"], 0.0) ** 0.5 for step in steps]  # an estimate of KL may be below 0
-    reward = [step["reward"] for step in steps]
+    seen = {name: [step[name] for step in steps] for name in ("reward", "kl", "length", "entropy")}
     for ax, x, y in (
-        (axes[0], number, reward),
-        (axes[1], number, [step["kl"] for step in steps]),
-        (axes[2], root, reward),
-        (axes[3], number, [step["length"] for step in steps]),
+        (axes[0], number, seen["reward"]),
+        (axes[1], number, seen["kl"]),
+        (axes[2], root, seen["reward"]),
+        (axes[3], number, seen["length"]),
+        (axes[4], number, seen["entropy"]),
     ):
         ax.plot(x, y, marker="o", markersize=4, color=colour)
-    for ax in (axes[0], axes[1], axes[3]):
+    _watched_shares(axes[5], steps)
+    for ax in (*axes[:2], *axes[3:]):
         _whole_numbers(ax)
     _label(axes[0], _with_n("Reward", len(steps), "steps"), "RL step", "mean PM score")
     _label(axes[1], "KL to SL-CAI", "RL step", "KL (nats per token)")
     _label(axes[2], "Reward against √KL", "√KL (KL in nats per token)", "mean PM score")
     _label(axes[3], "Length of completions", "RL step", "mean length (tokens)")
+    _label(axes[4], "Entropy of the next token", "RL step", "mean entropy (nats)")
+    _label(axes[5], "What the reward does not see", "RL step", "share, 0–1")
     return figure
+
+
+def _watched_shares(ax: Axes, steps: Sequence[Mapping[str, Any]]) -> None:
+    """The shares that were watched, (steps,) each; a share is drawn where it was looked at."""
+    for name, label, colour, marker in (
+        ("opening", "commonest opening", _INK, "."),
+        ("harmlessness", "harmless, held out", MODEL_COLOURS["rl_cai"], "^"),
+        ("helpfulness", "helpful, held out", _LINE, "s"),
+    ):
+        points = [(step["step"], step[name]) for step in steps if step.get(name) is not None]
+        if points:
+            ax.plot(*zip(*points, strict=True), marker=marker, color=colour, label=label)
+    ax.set_ylim(-0.03, 1.03)
+    if ax.lines:
+        ax.legend(frameon=False, labelcolor=_INK, fontsize=8)
 
 
 def model_bars(models: Mapping[str, Mapping[str, Any]]) -> Figure:
@@ -355,18 +376,21 @@ def model_bars(models: Mapping[str, Mapping[str, Any]]) -> Figure:
 def plane(models: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Helpfulness against harmlessness: where each stage went, with 95% intervals (paper Fig 2)."""
     figure, (ax,) = _panels(1, height=3.6)
-    points = []
+    points = {}
     for model, measures in models.items():
         x, x_reach = _interval(measures, "helpfulness")
         y, y_reach = _interval(measures, "harmlessness")
-        points.append((x, y))
+        points[model] = (x, y)
         style: dict[str, Any] = {
             "color": _colour(model),
             "marker": MODEL_MARKERS.get(model, "D"),
             "markersize": _MARKER_SIZES.get(model, 6),
         }
         ax.errorbar(x, y, y_reach, x_reach, capsize=3, label=model_name(model), zorder=3, **style)
-    ax.plot(*zip(*points, strict=True), color=_INK, linewidth=0.8, linestyle="--", zorder=1)
+    path = [point for model, point in points.items() if model != "dpo"]
+    aside = [points[model] for model in ("sl_cai", "dpo") if {"sl_cai", "dpo"} <= points.keys()]
+    for line in filter(None, (path, aside)):
+        ax.plot(*zip(*line, strict=True), color=_INK, linewidth=0.8, linestyle="--", zorder=1)
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     ax.legend(frameon=False, labelcolor=_INK, fontsize=8)
     n = [_n(models, prompts) for prompts in ("red_team", "helpful")]

@@ -3,17 +3,17 @@
 All text of models and users is escaped before it becomes HTML.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import SequenceMatcher
 from html import escape
 from typing import Any
 
 import ipywidgets
-from IPython.display import HTML
+from IPython.display import HTML, display
 
 from ..constitution import CritiqueRevision
 from ..records import Answer, Completion, Revision, Try
-from .figures import model_name
+from .figures import model_name, rl_curves
 
 
 def rl_table(rows: Sequence[Completion], advantages: Sequence[float] = ()) -> HTML:
@@ -37,6 +37,16 @@ def rl_browser(rows: Sequence[Completion]) -> ipywidgets.VBox:
     slider.observe(show, "value")
     show()
     return ipywidgets.VBox([slider, page])
+
+
+def live_curves() -> Callable[[Sequence[Mapping[str, Any]]], None]:
+    """What `rl_cai` calls after every step: it draws `figures.rl_curves` anew, in place."""
+    place = display(HTML("waiting for the first step"), display_id=True)
+
+    def show(steps: Sequence[Mapping[str, Any]]) -> None:
+        place.update(rl_curves(steps))
+
+    return show
 
 
 def evaluation_table(answers: Sequence[Answer], limit: int = 6) -> HTML:

@@ -1,0 +1,104 @@
+"""The comparisons that are learnt from, judged or made, and which of them are held out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import InputError
+from ..records import Comparison, ContrastPair, Revision, Rows, known_comparison
+from ..run import Run
+from .contrast import with_openings
+
+_LEAST = 4  # pairs, of which one is held out
+
+
+def comparisons(run: Run) -> list[Comparison]:
+    """The labels to learn: those the preset names, as a person's, else the run's AI feedback."""
+    named = run.preset.pm_labels
+    path = Path(named) if named else run.path("ai_feedback", "comparisons.jsonl")
+    rows = Rows(path, Comparison).read()
+    if len(rows) < _LEAST:
+        raise InputError(f"{path} has {len(rows)} labelled pairs; expected {_LEAST} or more")
+    return rows
+
+
+def unjudged(run: Run, judged: int) -> dict[str, list[Comparison]]:
+    """Comparisons that need no judge, by kind, at the preset's shares beside the judged ones.
+
+    As many as make each kind's share of the training pairs, and those held out; fewer if there are
+    fewer. Kinds without a share are left out.
+    """
+    p = run.preset
+    shares = {
+        "helpful": p.pm_helpful_share,
+        "spoilt": p.pm_spoilt_share,
+        "revision": p.pm_revision_share,
+        "contrast": p.pm_contrast_share,
+    }
+    trained = judged / (1 - sum(shares.values()))
+    counts = {
+        name: round(share * trained / (1 - p.pm_eval_share)) for name, share in shares.items()
+    }
+    found = {name: _KINDS[name](run)[:count] for name, count in counts.items() if count}
+    return {name: rows for name, rows in found.items() if len(rows) >= _LEAST}
+
+
+def spoilt(prompt: str, answer: str, number: int) -> tuple[str, str]:
+    """(what it is, text) of an answer that is none: one of three kinds, in turns by the number.
+
+    The prompt given back, the answer's own first words over and over, silence: a labeller's rule
+    knows them (`no_answer`), a reward has to learn that they are worth nothing.
+    """
+    loop = ", ".join([" ".join(answer.split()[:4]).rstrip(".,;:!?")] * 8)
+    kinds = (("echo", prompt), ("loop", loop), ("silence", ""))
+    return kinds[number % len(kinds)]
+
+
+def _spoilt(run: Run) -> list[Comparison]:
+    """A sound revision over what is no answer to its prompt."""
+    found = []
+    for number, row in enumerate(_sound(run)):
+        kind, text = spoilt(row.prompt, row.response, number)
+        found.append(_over(run, row, row.response, text, f"revision over {kind}"))
+    return found
+
+
+def _helpful(run: Run) -> list[Comparison]:
+    return Rows(run.path("ai_feedback", "helpful.jsonl"), Comparison).read()
+
+
+def _sound(run: Run) -> list[Revision]:
+    """The sound revisions of the last round."""
+    rows = Rows(run.path("critique_revision", "rows.jsonl"), Revision).read()
+    return [row for row in rows if row.round == run.preset.rounds and not row.dropped]
+
+
+def _revisions(run: Run) -> list[Comparison]:
+    """A sound revision over the answer it revises."""
+    rows = Rows(run.path("critique_revision", "rows.jsonl"), Revision).read()
+    first = {row.prompt_id: row.response for row in rows if row.round == 0}
+    return [_over(run, r, r.response, first[r.prompt_id], "revision") for r in _sound(run)]
+
+
+def _contrast(run: Run) -> list[Comparison]:
+    """An answer under a principle over one under its opposite, both with their openings."""
+    rows = Rows(run.path("contrast", "pairs.jsonl"), ContrastPair).read()
+    return [_over(run, row, *with_openings(run, row), "contrast pair") for row in rows]
+
+
+def _over(
+    run: Run, row: Revision | ContrastPair, better: str, worse: str, method: str
+) -> Comparison:
+    """A pair whose better answer is known, which is A in half of them."""
+    return known_comparison(
+        row.id, row.prompt, better, worse, method, better_is_a=run.seed("side", row.id) % 2 == 0
+    )
+
+
+_KINDS = {"helpful": _helpful, "spoilt": _spoilt, "revision": _revisions, "contrast": _contrast}
+
+
+def split(run: Run, rows: Sequence[Comparison]) -> tuple[list[Comparison], list[Comparison]]:
+    """(training, held out): the rows whose seeded numbers are smallest are held out."""
+    order = sorted(rows, key=lambda row: run.seed("held out", row.id))
+    held_out = max(1, round(run.preset.pm_eval_share * len(rows)))
+    return order[held_out:], order[:held_out]

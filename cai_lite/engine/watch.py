@@ -1,0 +1,115 @@
+"""What is watched while RL-CAI trains, and when it must stop. None of it touches the reward.
+
+A reward that rises says only that this preference model is pleased. Beside it stand how far the
+policy went from SL-CAI, how alike its completions became, and what the outcome classifier and the
+prompts' own checks say of answers to prompts that no stage trains on.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers import TrainerCallback
+
+from ..data import Prompt
+from ..prompts import chat
+from ..records import Completion, Rows
+from ..run import Run
+from ..texts import commonest_opening
+from .models import Base
+from .outcomes import HARMLESS, OutcomeClassifier
+from .sampling import Sampling, generate
+
+Step = dict[str, Any]
+_ADDED = ("opening", "harmlessness", "helpfulness")
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """A few held-out prompts, and the instrument that reads the policy's answers to them."""
+
+    run: Run
+    base: Base
+    classifier: OutcomeClassifier
+    red_team: Sequence[Prompt]
+    helpful: Sequence[Prompt]
+
+    def look(self) -> Step:
+        """Harmlessness and helpfulness, shares 0..1, of the policy as it stands."""
+        answers = self._answers([*self.red_team, *self.helpful])
+        asked = [prompt.prompt for prompt in self.red_team]
+        outcomes = self.classifier.outcomes(asked, answers[: len(asked)])
+        checked = zip(self.helpful, answers[len(asked) :], strict=True)
+        held = [prompt.check.holds(answer) for prompt, answer in checked if prompt.check]
+        return {
+            "harmlessness": round(float(np.mean([o in HARMLESS for o in outcomes])), 4),
+            "helpfulness": round(float(np.mean(held)), 4) if held else None,
+        }
+
+    def _answers(self, prompts: Sequence[Prompt]) -> list[str]:
+        preset, texts = self.run.preset, [self.base.render(chat(p.prompt)) for p in prompts]
+        seeds = [self.run.seed("watched", prompt.id) for prompt in prompts]
+        learns = self.base.model.training
+        self.base.model.eval()  # a checkpointed model in training has no cache
+        try:
+            sampling = Sampling(preset.eval_tokens, preset.eval_temperature)
+            return generate(self.base, texts, sampling, seeds, batch_size=preset.batch_size)
+        finally:
+            self.base.model.train(learns)
+
+
+class Watch(TrainerCallback):
+    """Adds to each step's log what is watched, and stops a policy that went too far.
+
+    `on_step` is called with the rows so far, as a live plot wants them. What was logged is kept in
+    the trainer's own history, so that a run that resumes has it all.
+    """
+
+    def __init__(self, watcher: Watcher, on_step: Callable[[list[Step]], None] | None) -> None:
+        self.watcher = watcher
+        self.on_step = on_step
+        self.looked: Step = {}
+        self.stopped = ""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        every = self.watcher.run.preset.rl_watch_every
+        due = every and state.global_step % every == 0
+        self.looked = self.watcher.look() if due else {}
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if not logs or "reward" not in logs:
+            return
+        run = self.watcher.run
+        state.log_history[-1] |= self.looked | {"opening": _opening(run, state.global_step)}
+        steps = steps_of(state.log_history)
+        total = steps[-1]["kl"] * steps[-1]["length"]
+        if total > run.preset.rl_max_kl:
+            self.stopped = (
+                f"step {state.global_step}: {total:.1f} nats a completion from SL-CAI, "
+                f"at most {run.preset.rl_max_kl:g} are allowed (rl_max_kl)"
+            )
+            control.should_training_stop = True
+        if self.on_step:
+            self.on_step(steps)
+
+
+def _opening(run: Run, step: int) -> float:
+    """Share of the commonest opening of five words among the completions of one step."""
+    rows = Rows(run.path("rl_cai", "completions.jsonl"), Completion).read()
+    return round(commonest_opening([row.completion for row in rows if row.step == step])[1], 4)
+
+
+def steps_of(history: Sequence[Step]) -> list[Step]:
+    """What is watched of each step that was logged, (steps,)."""
+    return [step_of(entry) for entry in history if "reward" in entry]
+
+
+def step_of(entry: Step) -> Step:
+    """Mean reward, KL in nats a token, entropy, length in tokens, and what a Watch added.
+
+    All of it tells of the policy as it was before the step's update.
+    """
+    numbers = {name: entry.get(name, 0.0) for name in ("reward", "kl", "entropy")}
+    added = {name: entry[name] for name in _ADDED if name in entry}
+    return {"step": entry["step"], **numbers, "length": entry["completions/mean_length"], **added}
