@@ -89,8 +89,8 @@ class Preset(BaseModel):
     pm_learning_rate: float = Field(3e-4, gt=0)
     pm_eval_share: float = Field(0.25, gt=0, lt=1)
     # shares of the training pairs that no judge labels; the rest is AI feedback's
-    pm_helpful_share: float = Field(0.2, ge=0, le=0.24)  # harmless prompts, answer over none
-    pm_spoilt_share: float = Field(0.08, ge=0, le=0.24)  # a revision over a loop, an echo, silence
+    pm_helpful_share: float = Field(0, ge=0, le=0.24)  # harmless prompts, answer over none
+    pm_spoilt_share: float = Field(0, ge=0, le=0.24)  # a revision over a loop, an echo, silence
     pm_revision_share: float = Field(0, ge=0, le=0.24)  # a revision over the answer it revises
     pm_contrast_share: float = Field(0, ge=0, le=0.24)  # under a principle over its opposite
 
@@ -128,7 +128,7 @@ _CI: dict[str, Any] = dict(
 _CPU: dict[str, Any] = dict(
     red_team_prompts=192, rounds=2, sl_rounds="last", sl_epochs=1, lora_rank=4,
     helpful_share=0.77, sl_learning_rate=1e-3, pm_learning_rate=1e-3, rl_learning_rate=2e-4,
-    contrast_prompts=64, feedback_prompts=160, bias_pairs=24, pm_epochs=3,
+    contrast_prompts=64, feedback_prompts=160, bias_pairs=24, pm_epochs=2,
     rl_steps=16, rl_prompts=4, rl_generations=4, rl_tokens=48,
     eval_red_team=80, eval_helpful=80, eval_borderline=60, eval_samples=4,
 )  # fmt: skip
@@ -145,7 +145,9 @@ _CUDA: dict[str, Any] = dict(
 PRESETS: dict[str, Preset] = {
     "ci": Preset(name="ci", **_CI),
     "cpu": Preset(name="cpu", **_CPU),
-    "t4": Preset(name="t4", model="HuggingFaceTB/SmolLM2-1.7B-Instruct", **_CUDA),
+    "t4": Preset(  # a base of 1.5B could not be asked, it could be read: notebook 03
+        name="t4", model="HuggingFaceTB/SmolLM2-1.7B-Instruct", **{**_CUDA, "labeller": "contrast"}
+    ),
     "gpu": Preset(
         name="gpu", model="mistralai/Mistral-7B-Instruct-v0.1", **{**_CUDA, "candidates": 1}
     ),

@@ -131,13 +131,13 @@ def what_was_done(stages: dict[str, Any]) -> dict[str, str]:
         f"{tuned['loss_last']:.2f} nats",
         "ai_feedback": f"{labels['n_pairs']} pairs of answers labelled by "
         f"{labels['method'].replace('_', ' ')}",
-        "preference_model": f"trained on {judge['n_train']} pairs{_made(judge['shares'])}, tried "
-        f"on {judge['n_eval']}: "
+        "preference_model": f"trained on {judge['n_train']} pairs"
+        f"{_made(judge.get('shares', {}))}, tried on {judge['n_eval']}: "
         f"it agrees with the AI labels in {share(judge['accuracy'], judge['accuracy_ci'])}",
         "rl_cai": f"{learned['steps']} steps of {learned['algorithm'].upper()}; reward "
         f"{learned['reward_first']:.2f} → {learned['reward_last']:.2f}, KL to SL-CAI "
         f"{learned['kl_last']:.3f} nats a token at the end"
-        + (f"; stopped early at {learned['stopped']}" if learned["stopped"] else ""),
+        + (f"; stopped early at {learned['stopped']}" if learned.get("stopped") else ""),
         "evaluation": "each model answered "
         + ", ".join(f"{n} {_SET_NAMES[name].split(',')[0]}" for name, n in counts.items()),
     }

@@ -245,7 +245,7 @@ def test_pairs_that_need_no_judge_come_at_their_shares(tiny_model: Path, tmp_pat
 
 
 def test_contrast_pairs_are_whole_with_their_openings(tiny_model: Path, tmp_path: Path) -> None:
-    run = make_run(tiny_model, tmp_path / "run", "none", pm_contrast_share=0.2, pm_helpful_share=0)
+    run = make_run(tiny_model, tmp_path / "run", "none", pm_contrast_share=0.2)
     principle = next(p for p in run.constitution.comparison if p.bad_opening)
     rows = [
         ContrastPair(id=f"c{i}", prompt=f"Q{i}?", principle=principle.id, good=" it.", bad=" on.")
@@ -262,7 +262,7 @@ def test_contrast_pairs_are_whole_with_their_openings(tiny_model: Path, tmp_path
 def test_helpfulness_comparisons_put_an_answer_over_what_does_not_help(
     tiny_model: Path, tiny_base: Base, tmp_path: Path
 ) -> None:
-    run = make_run(tiny_model, tmp_path / "run", "none", feedback_prompts=20)
+    run = make_run(tiny_model, tmp_path / "run", "none", feedback_prompts=20, pm_helpful_share=0.2)
     answers = [
         HelpfulAnswer(id=f"h{i}", prompt=f"What is {i}?", response=f"It is {i}.",
                       dropped="loop" if i == 2 else "")

@@ -46,8 +46,8 @@ _REDRAWS = 3  # of an answer that is too much like the pair's other
 def ai_feedback(run: Run) -> dict[str, Any]:
     """Run the stage on a run folder whose SL-CAI is finished; returns its summary.
 
-    Leaves `pairs.jsonl` (samples of SL-CAI), `comparisons.jsonl` (with soft labels) and
-    `helpful.jsonl` (comparisons on harmless prompts, which need no judge).
+    Leaves `pairs.jsonl` (samples of SL-CAI), `comparisons.jsonl` (with soft labels) and, if the
+    preset mixes them in, `helpful.jsonl` (comparisons on harmless prompts, which need no judge).
     """
     with stage(run, "ai_feedback", after=("sl_cai",)) as summary:
         base = load_base(run.preset)

@@ -353,6 +353,7 @@ def _watched_shares(ax: Axes, steps: Sequence[Mapping[str, Any]]) -> None:
         if points:
             ax.plot(*zip(*points, strict=True), marker=marker, color=colour, label=label)
     ax.set_ylim(-0.03, 1.03)
+    ax.set_visible(bool(ax.lines))  # nothing was watched in runs of older versions
     if ax.lines:
         ax.legend(frameon=False, labelcolor=_INK, fontsize=8)
 
