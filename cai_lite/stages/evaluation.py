@@ -47,7 +47,7 @@ def evaluation(run: Run) -> dict[str, Any]:
     Leaves `answers.jsonl`, one Answer a model and prompt.
     """
     models = models_of(run)
-    with stage(run, "evaluation", after=("preference_model", *models[1:])) as summary:
+    with stage(run, "evaluation", after=("sl_cai", "preference_model", *models[2:])) as summary:
         base = load_base(run.preset)
         run.note_model(base.sha256)
         for model in models[1:]:
