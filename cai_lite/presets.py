@@ -90,7 +90,7 @@ class Preset(BaseModel):
     pm_eval_share: float = Field(0.25, gt=0, lt=1)
     # shares of the training pairs that no judge labels; the rest is AI feedback's
     pm_helpful_share: float = Field(0, ge=0, le=0.24)  # harmless prompts, answer over none
-    pm_spoilt_share: float = Field(0, ge=0, le=0.24)  # a revision over a loop, an echo, silence
+    pm_dropped_share: float = Field(0, ge=0, le=0.24)  # a revision over a try a filter dropped
     pm_revision_share: float = Field(0, ge=0, le=0.24)  # a revision over the answer it revises
     pm_contrast_share: float = Field(0, ge=0, le=0.24)  # under a principle over its opposite
 

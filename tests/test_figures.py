@@ -24,7 +24,7 @@ MODELS = {
 }
 STEPS = [
     {"step": 1, "reward": 0.1, "kl": 0.0, "entropy": 2.0, "length": 40.0, "opening": 0.25,
-     "harmlessness": 0.5, "helpfulness": 0.75},
+     "held_out_reward": 0.2, "harmlessness": 0.5, "broken": 0.25, "helpfulness": 0.75},
     {"step": 2, "reward": 0.3, "kl": -1e-5, "entropy": 1.9, "length": 38.0, "opening": 0.5},
 ]  # fmt: skip
 FIRST = figures.Texts([0.2, 0.4], [False, False])
@@ -162,9 +162,12 @@ def test_shares_are_drawn_where_they_were_looked_at():
     shares = ALL["rl_curves"]().axes[5]
     drawn = {line.get_label(): list(line.get_xdata()) for line in shares.lines}
     assert drawn == {
-        "commonest opening": [1, 2], "harmless, held out": [1], "helpful, held out": [1]
+        "commonest opening": [1, 2], "harmless, held out": [1], "broken, held out": [1],
+        "helpful, held out": [1],
     }  # fmt: skip
-    older = [{k: v for k, v in step.items() if k in STEPS[0] and k != "opening"} for step in STEPS]
+    reward = ALL["rl_curves"]().axes[0].lines
+    assert [list(line.get_ydata()) for line in reward] == [[0.1, 0.3], [0.2]]
+    older = [{k: v for k, v in step.items() if k != "opening"} for step in STEPS]
     figures.to_svg(figures.rl_curves([older[1]]))  # nothing was looked at: no legend, no error
 
 

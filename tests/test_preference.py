@@ -24,11 +24,12 @@ from cai_lite.engine.reward import (
 from cai_lite.errors import InputError
 from cai_lite.presets import get_preset
 from cai_lite.prompts import chat
-from cai_lite.records import Comparison, ContrastPair, HelpfulAnswer, Pair, Revision, Rows
+from cai_lite.records import Comparison, ContrastPair, HelpfulAnswer, Pair, Revision, Rows, Try
 from cai_lite.run import Run, begin_run
 from cai_lite.stages import preference_model as stage
 from cai_lite.stages.ai_feedback import helpful_pairs
 from cai_lite.stages.preference_model import fit
+from cai_lite.texts import repeats_itself
 
 GOOD = [
     "No, it is hers.",
@@ -191,11 +192,15 @@ def test_the_held_out_rows_are_drawn_and_never_trained_on(tiny_model: Path, tmp_
 
 def test_what_is_no_answer_is_made_in_turns() -> None:
     prompt = "How do I clean a wooden spoon?"
-    made = [spoilt(prompt, "First, wash it well.", n) for n in range(4)]
-    assert [kind for kind, _ in made[:3]] == ["echo", "loop", "silence"]
-    assert (made[0][1], made[2][1]) == (prompt, "") and made[3] == made[0]
-    assert made[1][1] == ", ".join(["First, wash it well"] * 8)
-    assert all(no_answer(prompt, text) for _, text in made)  # the labellers' rule agrees
+    answer = "Wash it with warm water and a little soap, then let it dry for a day in the air."
+    made = [spoilt(prompt, answer, n) for n in range(8)]
+    assert [kind for kind, _ in made] == ["loop", "echo", "loop", "silence"] * 2
+    assert (made[1][1], made[3][1]) == (prompt, "")
+    assert made[2][1] == "Wash it with warm water and a little soap, then" + (
+        ", and water and a little soap, then" * 4
+    )
+    assert made[0][1].startswith("Wash it with warm water and a little water and a little water")
+    assert all(repeats_itself(text) or no_answer(prompt, text) for _, text in made)
 
 
 def revised(run: Run, count: int) -> list[Revision]:
@@ -204,10 +209,14 @@ def revised(run: Run, count: int) -> list[Revision]:
     for i in range(count):
         same = {"prompt_id": f"p{i}", "prompt": f"Question {i}?"}
         dropped = "loop" if i % 4 == 0 else ""
+        tries = [Try(response=f"No, {i} hurts.", score=0.9, fault="")]
+        tries += [Try(response=f"Off {i}.", score=0.8, fault="answers nothing")] * 2
+        if i % 3 == 0:
+            tries.append(Try(response=f"No, no {i}.", score=0.7, fault="loop"))
         rows.append(Revision(id=f"{i}/0", round=0, response=f"Sure {i}.", **same))
         rows.append(Revision(id=f"{i}/1", round=1, response=f"Half {i}.", **same))
-        last = Revision(id=f"{i}/2", round=2, response=f"No, {i} hurts.", dropped=dropped, **same)
-        rows.append(last)
+        rows.append(Revision(id=f"{i}/2", round=2, response=f"No, {i} hurts.", dropped=dropped,
+                             tries=tries, **same))  # fmt: skip
     run.path("critique_revision").mkdir()
     Rows(run.path("critique_revision", "rows.jsonl"), Revision).append(rows)
     return rows
@@ -220,7 +229,7 @@ def known(row: Comparison) -> tuple[str, str]:
 
 
 def test_pairs_that_need_no_judge_come_at_their_shares(tiny_model: Path, tmp_path: Path) -> None:
-    shares = {"pm_helpful_share": 0.2, "pm_spoilt_share": 0.1, "pm_revision_share": 0.2}
+    shares = {"pm_helpful_share": 0.2, "pm_dropped_share": 0.1, "pm_revision_share": 0.2}
     run = make_run(tiny_model, tmp_path / "run", "none", **shares)
     revised(run, 60)
     run.path("ai_feedback").mkdir()
@@ -229,7 +238,7 @@ def test_pairs_that_need_no_judge_come_at_their_shares(tiny_model: Path, tmp_pat
     Rows(run.path("ai_feedback", "helpful.jsonl"), Comparison).append(helpful)
     found = unjudged(run, 40)  # half of 80: 16 + 8 + 16 are not judged, and a third more held out
     assert {name: len(rows) for name, rows in found.items()} == {
-        "helpful": 21, "spoilt": 11, "revision": 21
+        "helpful": 21, "dropped": 11, "revision": 21
     }  # fmt: skip
     assert [len(split(run, found[name])[0]) for name in found] == [16, 8, 16]
     for row in found["revision"]:
@@ -239,7 +248,11 @@ def test_pairs_that_need_no_judge_come_at_their_shares(tiny_model: Path, tmp_pat
         assert int(number) % 4  # sound ones alone
     sides = {row.p_a > 0.5 for row in found["revision"]}
     assert sides == {True, False}  # the better one is not always A
-    assert all(known(row)[0].startswith("No, ") for row in found["spoilt"])
+    assert all(known(row)[0].endswith("hurts.") for row in found["dropped"])
+    # a prompt without a loop among its tries gives what it has, the others what is rarer so far
+    assert {row.method for row in found["dropped"]} == {"over loop", "over answers nothing"}
+    assert all(known(row)[1].startswith("No, no ") == (row.method == "over loop")
+               for row in found["dropped"])  # fmt: skip
     bare = make_run(tiny_model, tmp_path / "bare", "none", **shares)
     assert unjudged(bare, 40) == {}  # nothing was made, so nothing is mixed in
 
@@ -273,14 +286,15 @@ def test_helpfulness_comparisons_put_an_answer_over_what_does_not_help(
     new_adapter(tiny_base, run.preset, "sl_cai")
     found = helpful_pairs(run, tiny_base)
     assert [row.id for row in found] == ["h0", "h1", "h3", "h4", "h5", "h6", "h7", "h8"]
-    kinds = ["echo", *["objection"] * 3, "loop", *["objection"] * 3]
+    kinds = [*("loop", "objection", "objection"), *("echo", "objection", "objection")]
+    kinds += ["loop", "objection"]
     assert [row.method for row in found] == [f"answer over {kind}" for kind in kinds]
     for row, kind in zip(found, kinds, strict=True):
         better, worse = known(row)
         assert better == f"It is {row.id[1:]}."
         if kind == "objection":
             assert worse.startswith(tuple(run.constitution.revision_openings))
-    assert known(found[0])[1] == "What is 0?"
+    assert known(found[3])[1] == "What is 4?"
     assert helpful_pairs(run, tiny_base) == found  # and again from disk
 
 

@@ -210,7 +210,9 @@ def test_every_step_is_watched_and_some_look_at_held_out_prompts(
     held_out = {prompt.prompt for prompt in run.prompts("red_team", "eval", 3)}
     assert len(reader.seen) == 6 and {prompt for prompt, _ in reader.seen} == held_out
     assert not held_out & {row.prompt for row in rows}
-    assert all(0 <= step["helpfulness"] <= 1 for step in steps if "helpfulness" in step)
+    for step in steps[::2]:
+        shares = [step[name] for name in ("harmlessness", "broken", "boilerplate", "helpfulness")]
+        assert all(0 <= share <= 1 for share in shares) and math.isfinite(step["held_out_reward"])
 
 
 def test_looking_changes_no_weight_and_no_draw(

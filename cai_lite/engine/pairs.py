@@ -1,10 +1,11 @@
 """The comparisons that are learnt from, judged or made, and which of them are held out."""
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InputError
-from ..records import Comparison, ContrastPair, Revision, Rows, known_comparison
+from ..records import Comparison, ContrastPair, Revision, Rows, Try, known_comparison
 from ..run import Run
 from .contrast import with_openings
 
@@ -30,7 +31,7 @@ def unjudged(run: Run, judged: int) -> dict[str, list[Comparison]]:
     p = run.preset
     shares = {
         "helpful": p.pm_helpful_share,
-        "spoilt": p.pm_spoilt_share,
+        "dropped": p.pm_dropped_share,
         "revision": p.pm_revision_share,
         "contrast": p.pm_contrast_share,
     }
@@ -43,22 +44,34 @@ def unjudged(run: Run, judged: int) -> dict[str, list[Comparison]]:
 
 
 def spoilt(prompt: str, answer: str, number: int) -> tuple[str, str]:
-    """(what it is, text) of an answer that is none: one of three kinds, in turns by the number.
+    """(what it is, text) of an answer that is none: in turns, by the number, one of three kinds.
 
-    The prompt given back, the answer's own first words over and over, silence: a labeller's rule
-    knows them (`no_answer`), a reward has to learn that they are worth nothing.
+    The answer gone round in circles (every second), the prompt given back, silence. Filters and
+    labellers have rules against them; a reward has to learn that they are worth nothing.
     """
-    loop = ", ".join([" ".join(answer.split()[:4]).rstrip(".,;:!?")] * 8)
-    kinds = (("echo", prompt), ("loop", loop), ("silence", ""))
-    return kinds[number % len(kinds)]
+    if number % 2 == 0:
+        return "loop", going_round(answer, number)
+    return ("echo", prompt) if number % 4 == 1 else ("silence", "")
 
 
-def _spoilt(run: Run) -> list[Comparison]:
-    """A sound revision over what is no answer to its prompt."""
-    found = []
-    for number, row in enumerate(_sound(run)):
-        kind, text = spoilt(row.prompt, row.response, number)
-        found.append(_over(run, row, row.response, text, f"revision over {kind}"))
+def going_round(answer: str, number: int) -> str:
+    """An answer that gets no further, as small models' do: its last words over and over."""
+    said = answer.split()[: 8 + number % 9]
+    again = " ".join(said[-(4 + number % 5) :]).rstrip(".,;:!?")
+    return (", and " if number % 4 else " ").join([" ".join(said).rstrip(".,;:!?"), *[again] * 4])
+
+
+def _dropped(run: Run) -> list[Comparison]:
+    """A sound revision over another try at it that a filter dropped, the rarer faults first."""
+    faulty: dict[str, list[Try]] = defaultdict(list)
+    for row in Rows(run.path("critique_revision", "rows.jsonl"), Revision).read():
+        faulty[row.prompt_id] += [one for one in row.tries if one.fault]
+    common = Counter(one.fault for tries in faulty.values() for one in tries)
+    found, used = [], Counter[str]()
+    for row in (row for row in _sound(run) if faulty[row.prompt_id]):
+        worse = min(faulty[row.prompt_id], key=lambda one: (used[one.fault], common[one.fault]))
+        used[worse.fault] += 1
+        found.append(_over(run, row, row.response, worse.response, f"over {worse.fault}"))
     return found
 
 
@@ -94,7 +107,7 @@ def _over(
     )
 
 
-_KINDS = {"helpful": _helpful, "spoilt": _spoilt, "revision": _revisions, "contrast": _contrast}
+_KINDS = {"helpful": _helpful, "dropped": _dropped, "revision": _revisions, "contrast": _contrast}
 
 
 def split(run: Run, rows: Sequence[Comparison]) -> tuple[list[Comparison], list[Comparison]]:

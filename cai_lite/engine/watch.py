@@ -1,8 +1,8 @@
 """What is watched while RL-CAI trains, and when it must stop. None of it touches the reward.
 
 A reward that rises says only that this preference model is pleased. Beside it stand how far the
-policy went from SL-CAI, how alike its completions became, and what the outcome classifier and the
-prompts' own checks say of answers to prompts that no stage trains on.
+policy went from SL-CAI, how alike its completions became, and of answers to prompts that no stage
+trains on: their reward, what the outcome classifier says, and the prompts' own checks.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,33 +19,41 @@ from ..run import Run
 from ..texts import commonest_opening
 from .models import Base
 from .outcomes import HARMLESS, OutcomeClassifier
+from .reward import PreferenceModel
 from .sampling import Sampling, generate
 
 Step = dict[str, Any]
-_ADDED = ("opening", "harmlessness", "helpfulness")
+_LOOK = ("held_out_reward", "harmlessness", "broken", "boilerplate", "helpfulness")
 
 
 @dataclass(frozen=True)
 class Watcher:
-    """A few held-out prompts, and the instrument that reads the policy's answers to them."""
+    """A few held-out prompts, and what reads the policy's answers to them."""
 
     run: Run
     base: Base
     classifier: OutcomeClassifier
+    judge: PreferenceModel
     red_team: Sequence[Prompt]
     helpful: Sequence[Prompt]
 
     def look(self) -> Step:
-        """Harmlessness and helpfulness, shares 0..1, of the policy as it stands."""
+        """Mean reward on held-out prompts, and shares 0..1, of the policy as it stands."""
         answers = self._answers([*self.red_team, *self.helpful])
         asked = [prompt.prompt for prompt in self.red_team]
-        outcomes = self.classifier.outcomes(asked, answers[: len(asked)])
-        checked = zip(self.helpful, answers[len(asked) :], strict=True)
+        said, helped = answers[: len(asked)], answers[len(asked) :]
+        outcomes = self.classifier.outcomes(asked, said)
+        checked = zip(self.helpful, helped, strict=True)
         held = [prompt.check.holds(answer) for prompt, answer in checked if prompt.check]
-        return {
-            "harmlessness": round(float(np.mean([o in HARMLESS for o in outcomes])), 4),
-            "helpfulness": round(float(np.mean(held)), 4) if held else None,
-        }
+        found = (
+            float(self.judge.scores(asked, said).mean()),
+            float(np.mean([outcome in HARMLESS for outcome in outcomes])),
+            outcomes.count("broken") / len(outcomes),
+            commonest_opening(said)[1],
+            float(np.mean(held)) if held else None,
+        )
+        rounded = (None if number is None else round(number, 4) for number in found)
+        return dict(zip(_LOOK, rounded, strict=True))
 
     def _answers(self, prompts: Sequence[Prompt]) -> list[str]:
         preset, texts = self.run.preset, [self.base.render(chat(p.prompt)) for p in prompts]
@@ -111,5 +119,5 @@ def step_of(entry: Step) -> Step:
     All of it tells of the policy as it was before the step's update.
     """
     numbers = {name: entry.get(name, 0.0) for name in ("reward", "kl", "entropy")}
-    added = {name: entry[name] for name in _ADDED if name in entry}
+    added = {name: entry[name] for name in ("opening", *_LOOK) if name in entry}
     return {"step": entry["step"], **numbers, "length": entry["completions/mean_length"], **added}

@@ -39,7 +39,7 @@ from ..texts import alike
 Labeller = Callable[[Run, Base, Sequence[Work]], list[Comparison]]
 _FITTED = 100  # worked pairs that fit pointwise's temperature
 _JUDGED = 0.5  # at least this share of the pairs to train on is judged
-_SPOILT = 4  # one in so many helpfulness comparisons has a spoilt answer, not an objection
+_SPOILT = 3  # one in so many helpfulness comparisons has a spoilt answer, not an objection
 _REDRAWS = 3  # of an answer that is too much like the pair's other
 
 
@@ -137,8 +137,8 @@ def helpful_pairs(run: Run, base: Base) -> list[Comparison]:
     """Helpfulness comparisons: the start's sound answer over what does not help at all.
 
     The paper's come from people (§4.1). Here the worse answer is made to be worse: SL-CAI's own
-    objection, its opening forced, to a prompt that asks for no harm; for every fourth prompt one
-    that is `spoilt`. As many as make `pm_helpful_share` beside the judged pairs, or more.
+    objection, its opening forced, to a prompt that asks for no harm; for every third prompt an
+    answer that is `spoilt`. As many as make `pm_helpful_share` beside the judged pairs, or more.
     """
     share = run.preset.pm_helpful_share
     sound = Rows(run.path("sl_cai", "answers.jsonl"), HelpfulAnswer).read()

@@ -37,7 +37,7 @@ def rl_cai(run: Run, on_step: Callable[[list[Step]], None] | None = None) -> dic
         run.note_model(base.sha256)
         reward = put_on_roles(run, base)
         trainer = make_trainer(run, base, reward)
-        watch = Watch(watcher(run, base), on_step)
+        watch = Watch(watcher(run, base, reward), on_step)
         trainer.add_callback(watch)
         steps = steps_of(train(run, trainer, "rl_cai", "RL-CAI steps"))
         if watch.stopped:
@@ -109,11 +109,11 @@ def make_trainer(run: Run, base: Base, model: PreferenceModel) -> Any:
     return trainer
 
 
-def watcher(run: Run, base: Base) -> Watcher:
-    """The first few prompts of the evaluation, which no stage trains on, and the classifier."""
+def watcher(run: Run, base: Base, judge: PreferenceModel) -> Watcher:
+    """The first few prompts of the evaluation, which no stage trains on, and their readers."""
     count = run.preset.rl_watch_prompts
     red_team, helpful = (run.prompts(name, "eval", count) for name in ("red_team", "helpful"))
-    return Watcher(run, base, load_classifier(base), red_team, helpful)
+    return Watcher(run, base, load_classifier(base), judge, red_team, helpful)
 
 
 def step_back(run: Run, base: Base, step: int) -> None:

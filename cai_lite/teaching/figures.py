@@ -314,7 +314,7 @@ def rl_curves(steps: Sequence[Mapping[str, Any]]) -> Figure:
     """What is watched of RL step by step (paper Figs 8, 12); every point is before its update.
 
     Reward, KL to SL-CAI, reward against √KL, length, entropy, and as shares: the commonest opening
-    of five words, and harmlessness and helpfulness on held-out prompts, where they were looked at.
+    of five words, and what answers to held-out prompts are, where they were looked at.
     KL is in nats per token, as TRL logs it: the sum over a completion is that times its length.
     """
     figure, axes = _panels(6, columns=2)
@@ -330,7 +330,10 @@ def rl_curves(steps: Sequence[Mapping[str, Any]]) -> Figure:
         (axes[4], number, seen["entropy"]),
     ):
         ax.plot(x, y, marker="o", markersize=4, color=colour)
-    _watched_shares(axes[5], steps)
+    _watched(axes[0], steps, ("held_out_reward", "held-out prompts", _INK, "^"))
+    _watched(axes[5], steps, *_WATCHED)
+    axes[5].set_ylim(-0.03, 1.03)
+    axes[5].set_visible(bool(axes[5].lines))  # nothing was watched in runs of older versions
     for ax in (*axes[:2], *axes[3:]):
         _whole_numbers(ax)
     _label(axes[0], _with_n("Reward", len(steps), "steps"), "RL step", "mean PM score")
@@ -342,20 +345,21 @@ def rl_curves(steps: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def _watched_shares(ax: Axes, steps: Sequence[Mapping[str, Any]]) -> None:
-    """The shares that were watched, (steps,) each; a share is drawn where it was looked at."""
-    for name, label, colour, marker in (
-        ("opening", "commonest opening", _INK, "."),
-        ("harmlessness", "harmless, held out", MODEL_COLOURS["rl_cai"], "^"),
-        ("helpfulness", "helpful, held out", _LINE, "s"),
-    ):
+_WATCHED = (
+    ("opening", "commonest opening", _INK, "."),
+    ("harmlessness", "harmless, held out", MODEL_COLOURS["rl_cai"], "^"),
+    ("broken", "broken, held out", _INK, "x"),
+    ("helpfulness", "helpful, held out", _LINE, "s"),
+)
+
+
+def _watched(ax: Axes, steps: Sequence[Mapping[str, Any]], *lines: tuple[str, ...]) -> None:
+    """Lines of (name, label, colour, marker), each drawn at the steps that have a number for it."""
+    for name, label, colour, marker in lines:
         points = [(step["step"], step[name]) for step in steps if step.get(name) is not None]
         if points:
             ax.plot(*zip(*points, strict=True), marker=marker, color=colour, label=label)
-    ax.set_ylim(-0.03, 1.03)
-    ax.set_visible(bool(ax.lines))  # nothing was watched in runs of older versions
-    if ax.lines:
-        ax.legend(frameon=False, labelcolor=_INK, fontsize=8)
+            ax.legend(frameon=False, labelcolor=_INK, fontsize=8)
 
 
 def model_bars(models: Mapping[str, Mapping[str, Any]]) -> Figure:
