@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 SAMPLES = Path(__file__).parents[1] / "data" / "samples"
 # of no run: benchmarks/ made them
-KEPT = ("ablations.jsonl", "labels.jsonl", "labels_large.jsonl")
+KEPT = ("ablations.jsonl", "labels.jsonl", "labels_large.jsonl", "goodhart.json")
 LEFT_OUT = ("run.lock", "checkpoints", "README.md", "report.html")
 
 

@@ -24,7 +24,8 @@ MODELS = {
 }
 STEPS = [
     {"step": 1, "reward": 0.1, "kl": 0.0, "entropy": 2.0, "length": 40.0, "opening": 0.25,
-     "held_out_reward": 0.2, "harmlessness": 0.5, "broken": 0.25, "helpfulness": 0.75},
+     "held_out_reward": 0.2, "harmlessness": 0.5, "broken": 0.25, "boilerplate": 0.5,
+     "helpfulness": 0.75},
     {"step": 2, "reward": 0.3, "kl": -1e-5, "entropy": 1.9, "length": 38.0, "opening": 0.5},
 ]  # fmt: skip
 FIRST = figures.Texts([0.2, 0.4], [False, False])
@@ -54,6 +55,7 @@ ALL = {
     "reliabilities": lambda: figures.reliabilities(PREDICTORS),
     "agreement_matrix": lambda: figures.agreement_matrix(list("abcdef"), SHARES[:6, :6]),
     "rl_curves": lambda: figures.rl_curves(STEPS),
+    "too_far": lambda: figures.too_far({"no leash": STEPS, "leash": STEPS[:1]}),
     "model_bars": lambda: figures.model_bars(MODELS),
     "plane": lambda: figures.plane(MODELS),
     "memory_bars": lambda: figures.memory_bars({"sl_cai": 1500, "rl_cai": 2500}),
@@ -169,6 +171,14 @@ def test_shares_are_drawn_where_they_were_looked_at():
     assert [list(line.get_ydata()) for line in reward] == [[0.1, 0.3], [0.2]]
     older = [{k: v for k, v in step.items() if k != "opening"} for step in STEPS]
     figures.to_svg(figures.rl_curves([older[1]]))  # nothing was looked at: no legend, no error
+
+
+def test_what_went_too_far_is_drawn_at_its_looks_alone():
+    axes = ALL["too_far"]().axes
+    assert [ax.get_ylabel() for ax in axes[:2]] == ["mean PM score", "KL (nats a completion)"]
+    assert all(list(line.get_xdata()) == [1] for ax in axes for line in ax.lines)
+    assert [line.get_label() for line in axes[0].lines] == ["no leash", "leash"]
+    assert axes[2].lines[0].get_ydata()[0] == 0.5
 
 
 def test_dpo_is_no_step_of_the_way():

@@ -345,6 +345,31 @@ def rl_curves(steps: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+def too_far(ways: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """RL runs side by side, (steps,) by name: the reward, and what the reward does not see.
+
+    All is measured on the same held-out prompts, at the steps that looked at them. KL is in nats a
+    completion, of the step's own completions.
+    """
+    figure, axes = _panels(4, columns=2)
+    colours = (_INK, MODEL_COLOURS["rl_cai"])
+    for ax, (name, title, unit) in zip(axes, _TOO_FAR, strict=True):
+        for (way, steps), colour in zip(ways.items(), colours, strict=False):
+            seen = [{"total": s["kl"] * s["length"], **s} for s in steps if "harmlessness" in s]
+            points = [(step["step"], step[name]) for step in seen]
+            ax.plot(*zip(*points, strict=True), marker="o", markersize=4, color=colour, label=way)
+        _label(ax, _with_n(title, len(points), "looks"), "RL step", unit)
+        _whole_numbers(ax)
+    axes[0].legend(frameon=False, labelcolor=_INK, fontsize=8)
+    return figure
+
+
+_TOO_FAR = (
+    ("held_out_reward", "Reward", "mean PM score"),
+    ("total", "KL to SL-CAI", "KL (nats a completion)"),
+    ("harmlessness", "Harmless", "share, 0–1"),
+    ("boilerplate", "Commonest opening", "share, 0–1"),
+)
 _WATCHED = (
     ("opening", "commonest opening", _INK, "."),
     ("harmlessness", "harmless, held out", MODEL_COLOURS["rl_cai"], "^"),
