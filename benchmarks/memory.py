@@ -110,10 +110,10 @@ def copies(run: Run, base: Base) -> Any:
     """A base for the policy, one for the reference and one for the preference model."""
     reference, judge = load_base(run.preset), load_base(run.preset)
     model: PreferenceModel = load_preference_model(judge, run.path("preference_model", "adapter"))
-    add_adapter(base, run.path("sl_cai", "adapter"), "default", trainable=True)
-    trainer = make_trainer(run, base, model)
-    add_fused_lm_head(reference.model, temperature=trainer.temperature)
+    add_fused_lm_head(reference.model, temperature=1.0)  # as the trainer does with a reference
     add_adapter(reference, run.path("sl_cai", "adapter"), "default")
+    add_adapter(base, run.path("sl_cai", "adapter"), "default", trainable=True)
+    trainer = make_trainer(run, base, model)  # last, for it sets the seed of what is drawn
     trainer.ref_model = reference.model
     trainer.judge = judge.model
     return trainer
