@@ -49,17 +49,29 @@ def new_trigrams(said: Sequence[str]) -> float:
 
 
 def repeats_itself(text: str) -> bool:
-    """Whether a text is on the way to a loop: more than one in seven of its runs is not new.
+    """Whether a text is on the way to a loop: more than one in ten of its runs is not new.
 
     Milder than `is_loop`. An answer may be sound like that; learnt from, it teaches to loop.
     """
     said = words(text)
-    return len(said) >= 10 and new_trigrams(said) < 0.85
+    return len(said) >= 10 and new_trigrams(said) < 0.9
+
+
+def up_to_its_last_stop(text: str) -> str:
+    """A text that was cut off, up to the end of its last whole sentence or line; "" without one."""
+    stops = [*re.finditer(r"(?<!\d)[.!?][\"')\]]*(?=\s|$)|\n", text)]
+    kept = text[: stops[-1].end()].rstrip() if stops else ""
+    return re.sub(r"\n\s*(\d+[.)]|[-*•])$", "", kept)
 
 
 def is_loop(text: str) -> bool:
-    """Whether a text says the same over and over: few new trigrams, or a sentence thrice."""
+    """Whether a text says the same over and over: few new trigrams, or a sentence thrice.
+
+    One word may do it, too: "elusususususus".
+    """
     said = words(text)
+    if any(re.search(r"([^\W\d_]{2,8}?)\1{5}", word) for word in said):
+        return True
     if len(said) >= 3 and max(Counter(said).values()) > 0.5 * len(said):
         return True
     if len(said) >= 10 and new_trigrams(said) < 0.7:

@@ -1,6 +1,7 @@
 """The preference model: its loss by hand, its training in 4 bits, and what is kept of it."""
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -193,14 +194,18 @@ def test_the_held_out_rows_are_drawn_and_never_trained_on(tiny_model: Path, tmp_
 def test_what_is_no_answer_is_made_in_turns() -> None:
     prompt = "How do I clean a wooden spoon?"
     answer = "Wash it with warm water and a little soap, then let it dry for a day in the air."
-    made = [spoilt(prompt, answer, n) for n in range(8)]
-    assert [kind for kind, _ in made] == ["loop", "echo", "loop", "silence"] * 2
+    made = [spoilt(prompt, answer, n) for n in range(12)]
+    kinds = ["loop", "echo", "loop", "silence", "loop", "one word"]
+    assert [kind for kind, _ in made] == kinds * 2
     assert (made[1][1], made[3][1]) == (prompt, "")
+    assert made[5][1] == ", ".join(["and"] * 13)
     assert made[2][1] == "Wash it with warm water and a little soap, then" + (
         ", and water and a little soap, then" * 4
     )
     assert made[0][1].startswith("Wash it with warm water and a little water and a little water")
+    assert made[4][1].startswith("Wash it with warm water and a little soap, then let it. water")
     assert all(repeats_itself(text) or no_answer(prompt, text) for _, text in made)
+    assert spoilt(prompt, "", 5)[1].startswith("no, no, no, no")
 
 
 def revised(run: Run, count: int) -> list[Revision]:
@@ -229,18 +234,28 @@ def known(row: Comparison) -> tuple[str, str]:
 
 
 def test_pairs_that_need_no_judge_come_at_their_shares(tiny_model: Path, tmp_path: Path) -> None:
-    shares = {"pm_helpful_share": 0.2, "pm_dropped_share": 0.1, "pm_revision_share": 0.2}
+    shares = {"pm_helpful_share": 0.2, "pm_dropped_share": 0.1, "pm_revision_share": 0.1,
+              "pm_spoilt_share": 0.1}  # fmt: skip
     run = make_run(tiny_model, tmp_path / "run", "none", **shares)
     revised(run, 60)
     run.path("ai_feedback").mkdir()
     helpful = [row.model_copy(update={"id": f"{row.id}-{n}"}) for n in range(4)
                for row in comparisons()]  # fmt: skip
     Rows(run.path("ai_feedback", "helpful.jsonl"), Comparison).append(helpful)
-    found = unjudged(run, 40)  # half of 80: 16 + 8 + 16 are not judged, and a third more held out
+    found = unjudged(
+        run, 40
+    )  # half of 80: 16 + 8 + 8 + 8 are not judged, and a third more held out
     assert {name: len(rows) for name, rows in found.items()} == {
-        "helpful": 21, "dropped": 11, "revision": 21
+        "helpful": 21, "dropped": 11, "spoilt": 11, "revision": 11
     }  # fmt: skip
-    assert [len(split(run, found[name])[0]) for name in found] == [16, 8, 16]
+    assert [len(split(run, found[name])[0]) for name in found] == [16, 8, 8, 8]
+    for row in found["spoilt"]:
+        better, worse = known(row)
+        assert better.endswith("hurts.")
+        assert repeats_itself(worse) or worse in (row.prompt, "")
+    assert Counter(row.method for row in found["spoilt"]) == {
+        "over loop": 6, "over echo": 2, "over silence": 2, "over one word": 1
+    }  # fmt: skip
     for row in found["revision"]:
         better, worse = known(row)
         number = row.id.split("/")[0]

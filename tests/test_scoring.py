@@ -105,6 +105,12 @@ def test_end_states_are_of_the_last_token(base: Base, batch_size: int) -> None:
         assert torch.allclose(row, states[0, -1], atol=1e-4)
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_end_states_of_texts_that_begin_alike_are_the_same(base: Base, batch_size: int) -> None:
+    found = end_states(base, GROUPED, batch_size, GROUPS)
+    assert torch.allclose(found, end_states(base, GROUPED, 1), atol=1e-4)
+
+
 def test_end_states_of_a_closed_chat_are_read_at_the_end_token(base: Base) -> None:
     texts = [
         base.render(chat("Hi", answer), reply=False) for answer in ("Hello", "Good day to you")

@@ -7,6 +7,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..records import Comparison, ContrastPair, Revision, Rows, Try, known_comparison
 from ..run import Run
+from ..texts import words
 from .contrast import with_openings
 
 _LEAST = 4  # pairs, of which one is held out
@@ -32,6 +33,7 @@ def unjudged(run: Run, judged: int) -> dict[str, list[Comparison]]:
     shares = {
         "helpful": p.pm_helpful_share,
         "dropped": p.pm_dropped_share,
+        "spoilt": p.pm_spoilt_share,
         "revision": p.pm_revision_share,
         "contrast": p.pm_contrast_share,
     }
@@ -44,21 +46,30 @@ def unjudged(run: Run, judged: int) -> dict[str, list[Comparison]]:
 
 
 def spoilt(prompt: str, answer: str, number: int) -> tuple[str, str]:
-    """(what it is, text) of an answer that is none: in turns, by the number, one of three kinds.
+    """(what it is, text) of an answer that is none: in turns, by the number, one of four kinds.
 
-    The answer gone round in circles (every second), the prompt given back, silence. Filters and
-    labellers have rules against them; a reward has to learn that they are worth nothing.
+    The answer gone round in circles (every second), the prompt given back, silence, one word over
+    and over. Filters and labellers have rules against them; a reward has to learn that they are
+    worth nothing.
     """
     if number % 2 == 0:
         return "loop", going_round(answer, number)
-    return ("echo", prompt) if number % 4 == 1 else ("silence", "")
+    others = (("echo", prompt), ("silence", ""), ("one word", one_word(answer, number)))
+    return others[number // 2 % 3]
 
 
 def going_round(answer: str, number: int) -> str:
     """An answer that gets no further, as small models' do: its last words over and over."""
     said = answer.split()[: 8 + number % 9]
     again = " ".join(said[-(4 + number % 5) :]).rstrip(".,;:!?")
-    return (", and " if number % 4 else " ").join([" ".join(said).rstrip(".,;:!?"), *[again] * 4])
+    joined = (" ", ", and ", ". ")[number // 2 % 3]
+    return joined.join([" ".join(said).rstrip(".,;:!?"), *[again] * 4])
+
+
+def one_word(answer: str, number: int) -> str:
+    """One of an answer's words eight times or more: "no, no, no, …"."""
+    said = words(answer) or ["no"]
+    return (", " if number % 4 == 1 else " ").join([said[number % len(said)]] * (8 + number % 9))
 
 
 def _dropped(run: Run) -> list[Comparison]:
@@ -72,6 +83,15 @@ def _dropped(run: Run) -> list[Comparison]:
         worse = min(faulty[row.prompt_id], key=lambda one: (used[one.fault], common[one.fault]))
         used[worse.fault] += 1
         found.append(_over(run, row, row.response, worse.response, f"over {worse.fault}"))
+    return found
+
+
+def _spoilt(run: Run) -> list[Comparison]:
+    """A sound revision over what is left of it when it is spoilt, on red-team prompts."""
+    found = []
+    for number, row in enumerate(reversed(_sound(run))):  # `_dropped` begins at the other end
+        kind, worse = spoilt(row.prompt, row.response, number)
+        found.append(_over(run, row, row.response, worse, f"over {kind}"))
     return found
 
 
@@ -107,7 +127,13 @@ def _over(
     )
 
 
-_KINDS = {"helpful": _helpful, "dropped": _dropped, "revision": _revisions, "contrast": _contrast}
+_KINDS = {
+    "helpful": _helpful,
+    "dropped": _dropped,
+    "spoilt": _spoilt,
+    "revision": _revisions,
+    "contrast": _contrast,
+}
 
 
 def split(run: Run, rows: Sequence[Comparison]) -> tuple[list[Comparison], list[Comparison]]:

@@ -109,7 +109,7 @@ class PreferenceModel:
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
         with role(self.base, self.adapter):
-            states = end_states(self.base, texts, batch_size)
+            states = end_states(self.base, texts, batch_size, groups=prompts)
         return states @ self.head[0]
 
 

@@ -74,14 +74,23 @@ def generate(
     return [text.split("\n")[0] if sampling.one_line else text for text in found]
 
 
-@torch.inference_mode()
 def next_logits(
     base: Base, texts: Sequence[str], groups: Sequence[Hashable], batch_size: int = ROWS
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """(places, logits of the token after each of these texts, (rows, vocabulary)), by batches.
+    """(places, logits of the token after each of these texts, (rows, vocabulary)), by batches."""
+    for places, states in last_states(base, texts, groups, batch_size):
+        yield places, _exact_logits(base, states)
+
+
+@torch.inference_mode()
+def last_states(
+    base: Base, texts: Sequence[str], groups: Sequence[Hashable], batch_size: int = ROWS
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """(places, last hidden states of these texts' last tokens, (rows, hidden)), by batches.
 
     `groups` has one name a text. Texts of a group should begin alike, as many questions about one
-    conversation do: what they share is read once, and so is what all texts share.
+    conversation do, or many answers to one prompt: what they share is read once, and so is what
+    all texts share.
     """
     prompts = _questions([base.token_ids(text) for text in texts], groups)
     with packed(base):
@@ -89,9 +98,10 @@ def next_logits(
         for start in range(0, len(prompts), batch_size):
             batch = prompts[start : start + batch_size]
             states = _Batch(base, shared, batch, Sampling(0)).read()
-            yield [prompt.place for prompt in batch], _exact_logits(base, states)
+            yield [prompt.place for prompt in batch], states
 
 
+@torch.inference_mode()
 def _exact_logits(base: Base, states: torch.Tensor) -> torch.Tensor:
     """Logits in float32, (rows, vocabulary), whatever the weights are in.
 

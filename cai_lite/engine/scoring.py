@@ -9,17 +9,20 @@ from collections.abc import Hashable, Iterator, Sequence
 import torch
 
 from .models import Base
-from .sampling import next_logits
+from .sampling import last_states, next_logits
 
 
 @torch.no_grad()
-def end_states(base: Base, texts: Sequence[str], batch_size: int) -> torch.Tensor:
-    """Last hidden state of each text's last token, (texts, hidden), float32 on the CPU."""
+def end_states(
+    base: Base, texts: Sequence[str], batch_size: int, groups: Sequence[Hashable] = ()
+) -> torch.Tensor:
+    """Last hidden state of each text's last token, (texts, hidden), float32 on the CPU.
+
+    `groups` names texts that begin alike, a name a text: their beginning is read once.
+    """
     found = torch.empty(len(texts), base.body.config.hidden_size)
-    for tokens, mask, rows in _batches(base, [base.token_ids(text) for text in texts], batch_size):
-        hidden = _hidden(base, tokens, mask).last_hidden_state
-        last = mask.sum(1) - 1
-        found[rows] = hidden[torch.arange(len(last)), last].float().cpu()
+    for rows, states in last_states(base, texts, groups or range(len(texts)), batch_size):
+        found[rows] = states.float().cpu()
     return found
 
 

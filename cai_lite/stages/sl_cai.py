@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..prompts import chat
 from ..records import HelpfulAnswer, Revision, Rows, fill
 from ..run import Run, stage
-from ..texts import fault, repeats_itself
+from ..texts import fault, repeats_itself, up_to_its_last_stop
 
 _ATTEMPTS = 4  # at a helpful answer: a cold small model repeats itself, a hot one rambles
 
@@ -85,6 +85,7 @@ def _answer(run: Run, base: Base, prompts: Sequence[Prompt]) -> list[HelpfulAnsw
     """One answer a prompt; what came out faulty is asked for again, each time a little hotter.
 
     A cold small model repeats itself in a quarter of its answers, and SL-CAI would learn that.
+    What was cut off at the limit is kept to its last stop: SL-CAI would learn to end anywhere.
     """
     found: dict[str, HelpfulAnswer] = {}
     for attempt in range(_ATTEMPTS):
@@ -97,10 +98,16 @@ def _answer(run: Run, base: Base, prompts: Sequence[Prompt]) -> list[HelpfulAnsw
         texts = [base.render(chat(prompt.prompt)) for prompt in left]
         said = generate(base, texts, sampling, seeds, on_tokens=run.progress.tokens)
         for prompt, text in zip(left, said, strict=True):
+            kept = up_to_its_last_stop(text) if _cut_off(run, base, text) else text.strip()
             found[prompt.id] = HelpfulAnswer(
-                id=prompt.id, prompt=prompt.prompt, response=text.strip(), dropped=_fault(text)
+                id=prompt.id, prompt=prompt.prompt, response=kept, dropped=_fault(kept)
             )
     return [found[prompt.id] for prompt in prompts]
+
+
+def _cut_off(run: Run, base: Base, text: str) -> bool:
+    """Whether a text is as long as it may be; read again, it may have a token less or two."""
+    return len(base.token_ids(text)) >= run.preset.response_tokens - 2
 
 
 def _fault(text: str) -> str:
