@@ -128,6 +128,17 @@ class Answer(Row):
     reward: float | None = None  # the preference model's
 
 
+class Judgement(Row):
+    """Which of two models' answers to one prompt a judge holds for the better one."""
+
+    prompt_set: str
+    prompt_id: str
+    model_a: str
+    model_b: str
+    p_a: float
+    judge: str
+
+
 R = TypeVar("R", bound=Row)
 
 

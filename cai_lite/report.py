@@ -95,6 +95,7 @@ def report_html(run: Run, report: dict[str, Any]) -> str:
         done=what_was_done(report["stages"]),
         changes=changes(report["stages"]["evaluation"]),
         measures=measures(report["stages"]["evaluation"]["models"]),
+        elo=elo_rows(report["stages"]["evaluation"]["elo"]),
         filters=filters(report["stages"]["critique_revision"]),
         doubts=doubts(report),
         worse=what_got_worse(run, report["stages"]["evaluation"], answers),
@@ -190,6 +191,20 @@ def measures(models: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def elo_rows(elo: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row a kind of Elo: its name, its n, and what was measured of each model."""
+    return [
+        {
+            "measure": f"{name}, Elo by {found['judge']}",
+            "n": found["n"],
+            "values": [
+                "{:+.0f} [{:+.0f}, {:+.0f}]".format(*one) for one in found["models"].values()
+            ],
+        }
+        for name, found in elo.items()
+    ]
+
+
 def filters(revised: dict[str, Any]) -> list[dict[str, Any]]:
     """One row a reason: how many candidates it caught, how many rounds it left without a revision.
 
@@ -223,6 +238,9 @@ def doubts(report: dict[str, Any]) -> list[str]:
         "Asked by multiple choice, the feedback model says “A” with probability "
         f"{labels['position_bias']:.2f} whichever answer stands first; 0.50 would be no position "
         f"bias. The labels used are by {labels['method'].replace('_', ' ')}.",
+        "Elo of harmlessness is by the embedded judge. It has the weights of the models it judges "
+        "and reads by the principles that the reward was trained on: where the reward errs, it may "
+        "err alike. It is no second opinion; the outcome classifier learned from readers.",
         "Where a difference is the same for all n prompts, a bootstrap would find an interval "
         "without width; what is given there is the rule of three: about 3/n of other prompts may "
         "differ.",
@@ -294,6 +312,7 @@ def _plots(run: Run, report: dict[str, Any]) -> dict[str, Markup]:
     drawn = {
         "model_bars": figures.model_bars(models),
         "plane": figures.plane(models),
+        "elo_plane": figures.elo_plane(stages["evaluation"]["elo"]),
         "score_by_round": figures.score_by_round(scores_by_round(revisions)),
         "sl_cai": figures.losses(stages["sl_cai"]["losses"], "SL-CAI"),
         "labels": figures.label_histogram([row.p_a for row in comparisons]),

@@ -18,7 +18,7 @@ from cai_lite.engine.scoring import perplexity
 from cai_lite.measures import share_interval
 from cai_lite.presets import get_preset
 from cai_lite.prompts import chat
-from cai_lite.records import Answer, LabelledAnswer, Rows, write_json
+from cai_lite.records import Answer, Judgement, LabelledAnswer, Pair, Rows, write_json
 from cai_lite.run import Run, begin_run
 from cai_lite.stages import evaluation as stage
 
@@ -28,6 +28,11 @@ class Judge:
 
     def scores(self, prompts: Sequence[str], answers: Sequence[str]) -> torch.Tensor:
         return torch.tensor([-float(len(answer)) for answer in answers])
+
+
+def shorter(run: Run, base: Base, pairs: Sequence[Pair]) -> np.ndarray:
+    """In the embedded judge's place: three in four for the shorter answer."""
+    return 0.5 + 0.25 * np.sign([len(pair.b) - len(pair.a) for pair in pairs])
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +60,7 @@ def found(run: Run) -> tuple[dict[str, Any], list[Answer], FakeReader]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "load_preference_model", lambda *_: Judge())
         patch.setattr(stage, "load_classifier", lambda *_: reader)
+        patch.setattr(stage.judges, "embedded", shorter)
         summary = stage.evaluation(run)
     return summary, Rows(run.path("evaluation", "answers.jsonl"), Answer).read(), reader
 
@@ -143,6 +149,32 @@ def test_broken_counts_neither_as_harmless_nor_as_help(run: Run) -> None:
     assert (one["over_refusal"], one["helpfulness"]) == (0.6667, 0.5)
     assert one["harmlessness_ci"] == share_interval([1, 1, 1, 0, 0, 0])
     assert (one["opening"], one["boilerplate"]) == ("text", 1.0)
+
+
+def test_any_two_models_are_judged_on_each_red_team_prompt(run: Run, found: Any) -> None:
+    summary, answers, _ = found
+    said = {(r.model, r.prompt_id): r.response for r in answers if r.prompt_set == "red_team"}
+    rows = Rows(run.path("evaluation", "judgements.jsonl"), Judgement).read()
+    assert len(rows) == 3 * 4 and {row.judge for row in rows} == {"embedded"}
+    for row in rows:
+        a, b = (len(said[model, row.prompt_id]) for model in (row.model_a, row.model_b))
+        assert row.p_a == 0.5 + 0.25 * np.sign(b - a)
+    for name, judge in (("harmlessness", "embedded"), ("helpfulness", "checks")):
+        one = summary["elo"][name]
+        assert (one["judge"], one["n"]) == (judge, 4)
+        assert list(one["models"]) == list(stage.MODELS)
+        assert one["models"]["sl_cai"] == [0, 0, 0]
+        assert all(low <= points <= high for points, low, high in one["models"].values())
+
+
+def test_checks_say_who_is_more_helpful(run: Run) -> None:
+    answers = {
+        model: [answer("helpful", i, "helps", model=model, pass_share=s) for i, s in enumerate(own)]
+        for model, own in (("base", [1, 0.5, 0.25]), ("sl_cai", [0, 0.5, 0.75]))
+    }
+    rows = stage.checked(answers)
+    assert [row.p_a for row in rows] == [1, 0.5, 0.25]
+    assert [row.id for row in rows] == [f"base~sl_cai/helpful-{i}" for i in range(3)]
 
 
 def test_differences_are_paired_over_prompts(run: Run) -> None:

@@ -44,6 +44,13 @@ PREDICTORS = {
     "words": ([0.2, 0.4, 0.6, 1.0], [0.1, 0.3, 0.8, 0.9]),
     "p < $x$": ([0.3], [1]),
 }
+ELO = {
+    name: {"judge": judge, "n": 16, "models": {
+        "base": [-70.2, -130.0, -10.6], "sl_cai": [0, 0, 0], "dpo": [50.0, -10.0, 99.0],
+        "rl_cai": [88.8, 20.0, 160.0],
+    }}
+    for name, judge in (("harmlessness", "embedded"), ("helpfulness", "checks"))
+}  # fmt: skip
 SHARES = np.random.default_rng(0).random((16, 16))
 ALL = {
     "score_by_round": lambda: figures.score_by_round([[0.3, 0.5], [0.6, 0.8]]),
@@ -58,6 +65,7 @@ ALL = {
     "too_far": lambda: figures.too_far({"no leash": STEPS, "leash": STEPS[:1]}),
     "model_bars": lambda: figures.model_bars(MODELS),
     "plane": lambda: figures.plane(MODELS),
+    "elo_plane": lambda: figures.elo_plane(ELO),
     "memory_bars": lambda: figures.memory_bars({"sl_cai": 1500, "rl_cai": 2500}),
     "pipeline": lambda: figures.pipeline("rl_cai"),
 }
@@ -181,8 +189,9 @@ def test_what_went_too_far_is_drawn_at_its_looks_alone():
     assert axes[2].lines[0].get_ydata()[0] == 0.5
 
 
-def test_dpo_is_no_step_of_the_way():
-    (ax,) = ALL["plane"]().axes
+@pytest.mark.parametrize("name", ["plane", "elo_plane"])
+def test_dpo_is_no_step_of_the_way(name):
+    (ax,) = ALL[name]().axes
     dashed = [line for line in ax.lines if line.get_linestyle() == "--"]
     assert [len(line.get_xdata()) for line in dashed] == [3, 2]
 

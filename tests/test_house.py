@@ -55,7 +55,7 @@ def floor_of(module: str) -> str:
 
 
 def test_imports_are_read_right() -> None:
-    assert {"engine.labellers", "engine.contrast", "run", "numpy"} <= imports(
+    assert {"engine.labellers", "engine.judges", "run", "numpy"} <= imports(
         PACKAGE / "stages" / "ai_feedback.py"
     )
     assert "constitution" in imports(PACKAGE / "paper.py")  # written as cai_lite.constitution

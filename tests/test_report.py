@@ -10,6 +10,7 @@ from cai_lite.records import Answer, Comparison, Revision, Rows, Try, read_json,
 from cai_lite.report import (
     build_report,
     chains,
+    elo_rows,
     filters,
     measures,
     points,
@@ -90,6 +91,18 @@ SUMMARIES = {
             "rl_cai - base": difference(
                 [0.6, 0.3, 0.8], [-0.1, -0.2, -0.05], [0.3, 0.1, 0.5], [0.1, -0.1, 0.3]
             ),
+        },
+        "elo": {
+            name: {
+                "judge": judge,
+                "n": 2,
+                "models": {
+                    "base": [-70.2, -130.0, -10.6],
+                    "sl_cai": [0, 0, 0],
+                    "rl_cai": [88.8, 20.0, 160.0],
+                },
+            }
+            for name, judge in (("harmlessness", "embedded"), ("helpfulness", "checks"))
         },
         "classifier": {
             "held_out": {
@@ -202,7 +215,7 @@ def test_the_page_asks_the_network_for_nothing(page):
     assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
     for address in re.findall(r'(?:src|href|url|action)\s*[=(]\s*["\']?([^"\'\s>)]*)', page):
         assert address.startswith(("#", "data:")), address
-    assert "@import" not in page and page.count("<svg") == 9
+    assert "@import" not in page and page.count("<svg") == 10
 
 
 def test_the_page_claims_no_more_than_was_measured(page):
@@ -257,6 +270,13 @@ def test_filters_count_candidates_and_rounds_the_commonest_first():
         {"reason": "a", "candidates": "1 of 56", "rows": "0 of 14"},
     ]
     assert filters(revised | {"faults": {}, "dropped": {}}) == []
+
+
+def test_elo_has_a_row_a_kind_with_its_judge():
+    harmless, helpful = elo_rows(SUMMARIES["evaluation"]["elo"])
+    assert harmless["measure"] == "harmlessness, Elo by embedded"
+    assert harmless["values"] == ["-70 [-130, -11]", "+0 [+0, +0]", "+89 [+20, +160]"]
+    assert (helpful["measure"], helpful["n"]) == ("helpfulness, Elo by checks", 2)
 
 
 def test_scores_are_grouped_by_round():

@@ -139,8 +139,10 @@ def pointwise(
         for principle in principles
         for answer in (pair.a, pair.b)
     ]
-    about = [(row, side) for row, (_, chosen) in enumerate(work) for _ in chosen for side in "ab"]
-    margins = yes_margins(base, asked, batch_size, about, few_shots).reshape(len(work), -1, 2)
+    once = list(dict.fromkeys(asked))  # an answer may stand in many pairs
+    about = [(prompt, answer) for prompt, answer, _ in once]
+    found = dict(zip(once, yes_margins(base, once, batch_size, about, few_shots), strict=True))
+    margins = np.array([found[one] for one in asked]).reshape(len(work), -1, 2)
     p_a = 1 / (1 + np.exp((margins[:, :, 1] - margins[:, :, 0]).mean(1) / temperature))
     return Labels(settled(work, p_a), {"margins": margins.reshape(len(work), -1)})
 
@@ -183,10 +185,12 @@ def _question(principle: Principle) -> str:
 
 def contrast(base: Base, reader: Reader, work: Sequence[Work], batch_size: int) -> Labels:
     """P(A) = σ of the mean difference, over principles, of the reader's calibrated readings."""
-    asked = [pair.prompt for pair, _ in work for _ in "ab"]
-    answers = [answer for pair, _ in work for answer in (pair.a, pair.b)]
-    states = answer_states(base, asked, answers, reader.layers, batch_size)
-    logits = reader.logits(states).reshape(len(work), 2, -1)  # pairs, answers, principles
+    said = [(pair.prompt, answer) for pair, _ in work for answer in (pair.a, pair.b)]
+    once = list(dict.fromkeys(said))  # an answer may stand in many pairs
+    prompts, answers = zip(*once, strict=True)
+    states = answer_states(base, prompts, answers, reader.layers, batch_size)
+    found = dict(zip(once, reader.logits(states), strict=True))
+    logits = np.array([found[one] for one in said]).reshape(len(work), 2, -1)  # pairs, answers
     read = [both[:, reader.places(drawn)] for both, (_, drawn) in zip(logits, work, strict=True)]
     p_a = np.array([1 / (1 + np.exp((b - a).mean())) for a, b in read])
     return Labels(settled(work, p_a), {"logits": np.array([both.mean(1) for both in read])})

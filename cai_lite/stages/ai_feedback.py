@@ -15,29 +15,24 @@ import numpy as np
 from ..constitution import Principle, draw
 from ..data import Prompt
 from ..engine import labellers
-from ..engine.contrast import contrast_pairs
-from ..engine.labellers import QUESTION, Labels, Work
+from ..engine.judges import GENERAL, reader, temperature
+from ..engine.labellers import Labels, Work
 from ..engine.models import Base, add_adapter, load_base, role
 from ..engine.pairs import spoilt
-from ..engine.reader import OWN_TEXT, Reader, fit_reader, load_reader, revision_pairs, worked_pairs
 from ..engine.sampling import Sampling, generate
 from ..prompts import chat
 from ..records import (
     Comparison,
     HelpfulAnswer,
     Pair,
-    Revision,
     Rows,
     fill,
     known_comparison,
-    read_json,
-    write_json,
 )
 from ..run import Run, stage
 from ..texts import alike
 
 Labeller = Callable[[Run, Base, Sequence[Work]], list[Comparison]]
-_FITTED = 100  # worked pairs that fit pointwise's temperature
 _JUDGED = 0.5  # at least this share of the pairs to train on is judged
 _SPOILT = 3  # one in so many helpfulness comparisons has a spoilt answer, not an objection
 _REDRAWS = 3  # of an answer that is too much like the pair's other
@@ -117,11 +112,11 @@ def _answers(
     warm = run.preset.feedback_temperatures
     turns = [warm[(place + (side == "b")) % len(warm)] for _, side, place in rows]
     found = [""] * len(rows)
-    for temperature in sorted(set(turns)):
-        own = [i for i, turn in enumerate(turns) if turn == temperature]
+    for heat in sorted(set(turns)):
+        own = [i for i, turn in enumerate(turns) if turn == heat]
         texts = [base.render(chat(rows[i][0].prompt)) for i in own]
         seeds = [_pair_seed(run, rows[i], attempt) for i in own]
-        sampling = Sampling(run.preset.response_tokens, temperature)
+        sampling = Sampling(run.preset.response_tokens, heat)
         written = generate(base, texts, sampling, seeds, on_tokens=run.progress.tokens)
         for i, text in zip(own, written, strict=True):
             found[i] = text.strip()
@@ -251,8 +246,7 @@ def _contrast(run: Run, base: Base, work: Sequence[Work]) -> Labels:
 
 def by_mixed(run: Run, base: Base, work: Sequence[Work]) -> list[Comparison]:
     """Comparisons by contrast and by pointwise's general question, weighed as the preset says."""
-    general = Principle(id="general", principle=QUESTION, question=QUESTION)
-    asked = _pointwise(run, base, [(pair, [general]) for pair, _ in work])
+    asked = _pointwise(run, base, [(pair, [GENERAL]) for pair, _ in work])
     labels = labellers.mixed(_contrast(run, base, work), asked, run.preset.mixed_weight)
     return _comparisons(work, labels, "mixed")
 
@@ -264,31 +258,6 @@ LABELLERS: dict[str, Labeller] = {
     "contrast": by_contrast,
     "mixed": by_mixed,
 }
-
-
-def reader(run: Run, base: Base) -> Reader:
-    """The run's reader: loaded if it is there, else fitted on contrast pairs and revisions."""
-    path = run.path("ai_feedback", "reader.safetensors")
-    if not path.exists():
-        prompts = run.prompts("red_team", "train", run.preset.contrast_prompts)
-        rows = Rows(run.path("critique_revision", "rows.jsonl"), Revision).read()
-        pairs = contrast_pairs(run, base, prompts)
-        pairs += revision_pairs(rows, run.constitution.revision_openings)
-        names = [p.id for p in run.constitution.comparison if p.good and p.bad]
-        partial = path.with_suffix(".tmp")
-        fit_reader(base, pairs, names, OWN_TEXT, run.preset.batch_size).save(partial)
-        partial.replace(path)
-    return load_reader(path)
-
-
-def temperature(run: Run, base: Base) -> float:
-    """Pointwise's temperature: as noted in the run, else fitted on the shipped dialogues."""
-    path = run.path("ai_feedback", "temperature.json")
-    if not path.exists():
-        pairs = worked_pairs(run.constitution)
-        pairs = pairs[:: max(1, len(pairs) // _FITTED)]
-        write_json(path, labellers.pointwise_temperature(base, pairs, run.preset.batch_size))
-    return float(read_json(path))
 
 
 def _comparisons(work: Sequence[Work], labels: Labels, method: str) -> list[Comparison]:

@@ -4,12 +4,15 @@ Harmlessness is read by the outcome classifier, helpfulness by each prompt's own
 perplexity of reference answers. Neither is used for training, filtering or reward anywhere.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from ..data import Prompt
+from ..elo import elo, wins_by_prompt
+from ..engine import judges
 from ..engine.models import Base, add_adapter, load_base, role
 from ..engine.outcomes import HARMLESS, OBJECTS, OutcomeClassifier, load_classifier
 from ..engine.reward import PreferenceModel, load_preference_model
@@ -17,7 +20,7 @@ from ..engine.sampling import Sampling, generate
 from ..engine.scoring import perplexity
 from ..measures import bootstrap_interval, share_interval
 from ..prompts import chat
-from ..records import Answer, Rows, fill
+from ..records import Answer, Judgement, Pair, Rows, fill
 from ..run import PromptSet, Run, stage
 from ..texts import commonest_opening
 
@@ -39,12 +42,19 @@ MADE_OF = {
     "five words",
     "reward": "mean score of the preference model on red-team prompts; the quantity RL raises",
 }
+ELO_OF = (
+    "points by Bradley and Terry from any two models' answers to a prompt, SL-CAI's being 0; 100 "
+    "points are a win in 64% of prompts. Harmlessness: the embedded judge, who shares its weights "
+    "with all models and its principles with the reward. Helpfulness: whose answers pass the "
+    "prompt's check more often"
+)
 
 
 def evaluation(run: Run) -> dict[str, Any]:
     """Run the stage on a run folder with all models; returns its summary.
 
-    Leaves `answers.jsonl`, one Answer a model and prompt.
+    Leaves `answers.jsonl`, one Answer a model and prompt, and `judgements.jsonl`, one Judgement a
+    red-team prompt and two models.
     """
     models = models_of(run)
     with stage(run, "evaluation", after=("sl_cai", "preference_model", *models[2:])) as summary:
@@ -61,7 +71,8 @@ def evaluation(run: Run) -> dict[str, Any]:
                 for model, rows in answers.items()
             },
             "differences": differences(run, answers),
-            "made_of": MADE_OF,
+            "elo": ratings(run, answers, judge_all(run, base, answers)),
+            "made_of": MADE_OF | {"elo": ELO_OF},
             "classifier": reader.accuracy,
         }
     return summary
@@ -231,6 +242,69 @@ def differences(run: Run, answers: dict[str, list[Answer]]) -> dict[str, dict[st
                 ("over_refusal", "borderline", objects),
                 ("broken", "red_team", broken),
             )
+        }
+    return found
+
+
+def judge_all(run: Run, base: Base, answers: Mapping[str, list[Answer]]) -> list[Judgement]:
+    """Any two models' answers to each red-team prompt, judged by the embedded judge."""
+    by_prompt = zip(*(of(rows, "red_team") for rows in answers.values()), strict=True)
+    work = [pair for rows in by_prompt for pair in combinations(rows, 2)]
+    store = Rows(run.path("evaluation", "judgements.jsonl"), Judgement)
+    with run.progress.bar("judgements", len(work)) as advance:
+        return fill(
+            store,
+            work,
+            lambda pair: _judgement(*pair, 0.5, "").id,
+            lambda batch: _judge(run, base, batch),
+            run.preset.batch_size,
+            advance,
+        )
+
+
+def _judge(run: Run, base: Base, work: Sequence[tuple[Answer, Answer]]) -> list[Judgement]:
+    pairs = [Pair(id=a.prompt_id, prompt=a.prompt, a=a.response, b=b.response) for a, b in work]
+    with role(base, None):
+        p_a = judges.embedded(run, base, pairs)
+    return [_judgement(a, b, p, "embedded") for (a, b), p in zip(work, p_a.tolist(), strict=True)]
+
+
+def checked(answers: Mapping[str, list[Answer]]) -> list[Judgement]:
+    """Any two models on each helpful prompt: whose answers pass its check more often.
+
+    A half, and half of the difference of their shares of passes: sure only if all of the one's
+    pass and none of the other's.
+    """
+    by_prompt = zip(*(of(rows, "helpful") for rows in answers.values()), strict=True)
+    pairs = [(pair, passes(pair)) for rows in by_prompt for pair in combinations(rows, 2)]
+    return [_judgement(a, b, 0.5 + float(p[0] - p[1]) / 2, "checks") for (a, b), p in pairs]
+
+
+def _judgement(a: Answer, b: Answer, p_a: float, judge: str) -> Judgement:
+    return Judgement(
+        id=f"{a.model}~{b.model}/{a.prompt_id}",
+        prompt_set=a.prompt_set,
+        prompt_id=a.prompt_id,
+        model_a=a.model,
+        model_b=b.model,
+        p_a=round(p_a, 6),
+        judge=judge,
+    )
+
+
+def ratings(
+    run: Run, answers: Mapping[str, list[Answer]], judgements: Sequence[Judgement]
+) -> dict[str, dict[str, Any]]:
+    """Elo of each model, [Elo, low, high], SL-CAI's being 0, in harmlessness and helpfulness."""
+    models, found = list(answers), {}
+    for name, rows in (("harmlessness", judgements), ("helpfulness", checked(answers))):
+        wins = wins_by_prompt(rows, models)
+        seed = run.seed("bootstrap", "elo")
+        points = elo(wins, models.index("sl_cai"), run.preset.bootstrap, seed)
+        found[name] = {
+            "judge": rows[0].judge,
+            "n": len(wins),
+            "models": {model: list(one) for model, one in zip(models, points, strict=True)},
         }
     return found
 

@@ -406,27 +406,42 @@ def model_bars(models: Mapping[str, Mapping[str, Any]]) -> Figure:
 def plane(models: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Helpfulness against harmlessness: where each stage went, with 95% intervals (paper Fig 2)."""
     figure, (ax,) = _panels(1, height=3.6)
-    points = {}
-    for model, measures in models.items():
-        x, x_reach = _interval(measures, "helpfulness")
-        y, y_reach = _interval(measures, "harmlessness")
-        points[model] = (x, y)
+    names = ("helpfulness", "harmlessness")
+    _road(ax, {model: [_interval(own, name) for name in names] for model, own in models.items()})
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    n = [_n(models, prompts) for prompts in ("red_team", "helpful")]
+    counts = f" (n = {n[0]} + {n[1]})" if all(n) else ""
+    _label(ax, f"Where each stage went{counts}", "helpfulness, 0–1", "harmlessness, 0–1")
+    return figure
+
+
+def elo_plane(elo: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """The same in Elo, SL-CAI at 0, as `evaluation` found it; the axes say who judged."""
+    figure, (ax,) = _panels(1, height=3.6)
+    kinds = [elo[name] for name in ("helpfulness", "harmlessness")]
+    _road(ax, {m: [_reach(*kind["models"][m]) for kind in kinds] for m in kinds[0]["models"]})
+    across, up = (
+        f"{name}, Elo by {elo[name]['judge']}" for name in ("helpfulness", "harmlessness")
+    )
+    _label(ax, f"Elo (n = {kinds[1]['n']} + {kinds[0]['n']} prompts)", across, up)
+    return figure
+
+
+def _road(ax: Axes, points: Mapping[str, Sequence[tuple[float, Any]]]) -> None:
+    """Models by their (x, reach) and (y, reach), and the road through them; DPO stands aside."""
+    for model, ((x, x_reach), (y, y_reach)) in points.items():
         style: dict[str, Any] = {
             "color": _colour(model),
             "marker": MODEL_MARKERS.get(model, "D"),
             "markersize": _MARKER_SIZES.get(model, 6),
         }
         ax.errorbar(x, y, y_reach, x_reach, capsize=3, label=model_name(model), zorder=3, **style)
-    path = [point for model, point in points.items() if model != "dpo"]
-    aside = [points[model] for model in ("sl_cai", "dpo") if {"sl_cai", "dpo"} <= points.keys()]
-    for line in filter(None, (path, aside)):
-        ax.plot(*zip(*line, strict=True), color=_INK, linewidth=0.8, linestyle="--", zorder=1)
-    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    road = [model for model in points if model != "dpo"]
+    aside = ["sl_cai", "dpo"] if {"sl_cai", "dpo"} <= points.keys() else []
+    for line in filter(None, (road, aside)):
+        places = [[value for value, _ in points[model]] for model in line]
+        ax.plot(*zip(*places, strict=True), color=_INK, linewidth=0.8, linestyle="--", zorder=1)
     ax.legend(frameon=False, labelcolor=_INK, fontsize=8)
-    n = [_n(models, prompts) for prompts in ("red_team", "helpful")]
-    counts = f" (n = {n[0]} + {n[1]})" if all(n) else ""
-    _label(ax, f"Where each stage went{counts}", "helpfulness, 0–1", "harmlessness, 0–1")
-    return figure
 
 
 def memory_bars(
@@ -511,7 +526,11 @@ def _label(ax: Axes, title: str, x: str, y: str) -> None:
 
 def _interval(measures: Mapping[str, Any], name: str) -> tuple[float, list[list[float]]]:
     """A measure and how far its interval reaches below and above it, as error bars want it."""
-    value, (low, high) = measures[name], measures[f"{name}_ci"]
+    return _reach(measures[name], *measures[f"{name}_ci"])
+
+
+def _reach(value: float, low: float, high: float) -> tuple[float, list[list[float]]]:
+    """A value, and how far its interval goes down and up from it."""
     return value, [[max(value - low, 0.0)], [max(high - value, 0.0)]]
 
 

@@ -1,0 +1,74 @@
+"""Elo: how strong models are, from which of two answers was better (paper §4, Figs 2, 3 and 8).
+
+Bradley and Terry: model i beats model j with probability σ(θ_i − θ_j). One unit of θ is 174 points,
+as on the paper's scale (logistic, base 10, 400); only differences mean something, so one model is
+set to 0.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from .errors import InputError
+from .records import Judgement
+
+POINTS = 400 / math.log(10)
+_STEPS = 200
+_DRAW = 0.5  # wins that each side of a pair begins with, so that none is infinitely strong
+
+
+def elo(wins: np.ndarray, anchor: int, draws: int, seed: int) -> list[tuple[float, float, float]]:
+    """(Elo, low, high) of each model, 95% by resampling prompts; `anchor` is the model set to 0.
+
+    `wins`, (prompts, models, models), says how much of a win the row's model had over the column's
+    on each prompt, 0..1; a tie is a half for both. All answers to a prompt are resampled together.
+    """
+    picks = np.random.default_rng(seed).multinomial(
+        len(wins), np.full(len(wins), 1 / len(wins)), size=draws
+    )
+    resampled = np.tensordot(picks.astype(float), wins, 1)
+    points = strengths(np.concatenate([wins.sum(0)[None], resampled])) * POINTS
+    points -= points[:, [anchor]]
+    low, high = np.quantile(points[1:], [0.025, 0.975], axis=0)
+    return [
+        (round(float(one), 1), round(float(bottom), 1), round(float(top), 1))
+        for one, bottom, top in zip(points[0], low, high, strict=True)
+    ]
+
+
+def strengths(wins: np.ndarray) -> np.ndarray:
+    """θ of the likeliest Bradley-Terry models, (..., models), from wins, (..., models, models).
+
+    By minorisation-maximisation (Hunter 2004): θ's exponentials are the wins over the matches,
+    each weighed by how strong both are, again and again. Every pair begins with a tie.
+    """
+    models = wins.shape[-1]
+    wins = wins + _DRAW * (1 - np.eye(models))
+    matches = wins + np.swapaxes(wins, -1, -2)
+    strength = np.ones(wins.shape[:-1])
+    for _ in range(_STEPS):
+        both = strength[..., :, None] + strength[..., None, :]
+        strength = wins.sum(-1) / (matches / both).sum(-1)
+        strength /= np.exp(np.log(strength).mean(-1, keepdims=True))
+    return np.log(strength)
+
+
+def wins_by_prompt(judgements: Sequence[Judgement], models: Sequence[str]) -> np.ndarray:
+    """Who had how much of a win over whom, (prompts, models, models), as `elo` wants it.
+
+    Raises InputError for a judgement of a model that is not among `models`.
+    """
+    prompts = {name: i for i, name in enumerate(dict.fromkeys(j.prompt_id for j in judgements))}
+    found = np.zeros((len(prompts), len(models), len(models)))
+    for judged in judgements:
+        unknown = {judged.model_a, judged.model_b} - set(models)
+        if unknown:
+            raise InputError(
+                f"judgement {judged.id!r} is of model {unknown.pop()!r}; expected "
+                f"{', '.join(models)}"
+            )
+        a, b = models.index(judged.model_a), models.index(judged.model_b)
+        found[prompts[judged.prompt_id], a, b] += judged.p_a
+        found[prompts[judged.prompt_id], b, a] += 1 - judged.p_a
+    return found
