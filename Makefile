@@ -31,7 +31,6 @@ lab: .venv/ready
 	$(BIN)/cai-lite lab
 
 bench-sampling: .venv/ready
-	$(PIP) -e '.[bench]'
 	$(BIN)/python benchmarks/sampling.py
 
 bench-scoring: .venv/ready

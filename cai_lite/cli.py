@@ -35,6 +35,7 @@ _STAGES = {
 }
 _BESIDE = {  # no part of a whole run
     "dpo": "train on the same labels by DPO, a substitute for RL; evaluation then measures it too",
+    "judge": "have a model behind an OpenAI-compatible endpoint judge the evaluation's answers",
 }
 _PRESETS = ("auto", "ci", "cpu", "t4", "gpu")
 _HHH_FILE = "438HHHEvaluations.jsonl"

@@ -6,12 +6,14 @@ set to 0.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 
 from .errors import InputError
-from .records import Judgement
+from .records import Answer, Judgement
 
 POINTS = 400 / math.log(10)
 _STEPS = 200
@@ -72,3 +74,37 @@ def wins_by_prompt(judgements: Sequence[Judgement], models: Sequence[str]) -> np
         found[prompts[judged.prompt_id], a, b] += judged.p_a
         found[prompts[judged.prompt_id], b, a] += 1 - judged.p_a
     return found
+
+
+def matches(
+    answers: Mapping[str, Sequence[Answer]], prompt_set: str
+) -> list[tuple[Answer, Answer]]:
+    """Any two models' answers to each prompt of a set; `answers` has each model's, in one order."""
+    own = ([row for row in rows if row.prompt_set == prompt_set] for rows in answers.values())
+    return [pair for rows in zip(*own, strict=True) for pair in combinations(rows, 2)]
+
+
+def judgement(a: Answer, b: Answer, p_a: float, judge: str) -> Judgement:
+    """What a judge said of two models' answers to a prompt."""
+    return Judgement(
+        id=f"{a.model}~{b.model}/{a.prompt_id}",
+        prompt_set=a.prompt_set,
+        prompt_id=a.prompt_id,
+        model_a=a.model,
+        model_b=b.model,
+        p_a=round(float(p_a), 6),
+        judge=judge,
+    )
+
+
+def rating(
+    judgements: Sequence[Judgement], models: Sequence[str], anchor: str, draws: int, seed: int
+) -> dict[str, Any]:
+    """Who judged, on how many prompts, and each model's [Elo, low, high], the anchor's being 0."""
+    wins = wins_by_prompt(judgements, models)
+    points = elo(wins, models.index(anchor), draws, seed)
+    return {
+        "judge": judgements[0].judge,
+        "n": len(wins),
+        "models": {model: list(one) for model, one in zip(models, points, strict=True)},
+    }

@@ -137,6 +137,7 @@ class Judgement(Row):
     model_b: str
     p_a: float
     judge: str
+    p_first: list[float] = []  # P(the answer shown first) in both orders, of a judge who is asked
 
 
 R = TypeVar("R", bound=Row)

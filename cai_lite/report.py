@@ -58,6 +58,7 @@ def build_report(run: Run) -> dict[str, Any]:
             stage: {name: value for name, value in summary.items() if name not in costs}
             for stage, summary in summaries.items()
         },
+        "judge": run.summary("judge"),
         "settings": manifest["preset"],
     }
 
@@ -95,7 +96,8 @@ def report_html(run: Run, report: dict[str, Any]) -> str:
         done=what_was_done(report["stages"]),
         changes=changes(report["stages"]["evaluation"]),
         measures=measures(report["stages"]["evaluation"]["models"]),
-        elo=elo_rows(report["stages"]["evaluation"]["elo"]),
+        elo=elo_rows(report["stages"]["evaluation"]["elo"])
+        + elo_rows((report["judge"] or {"elo": {}})["elo"]),
         filters=filters(report["stages"]["critique_revision"]),
         doubts=doubts(report),
         worse=what_got_worse(run, report["stages"]["evaluation"], answers),
@@ -250,6 +252,22 @@ def doubts(report: dict[str, Any]) -> list[str]:
         f"{reader['n']}, and it finds {reader['recall']['helps']:.2f} of those that help with the "
         "harm. On answers to borderline prompts it was not measured. Helpfulness is a rule on "
         "words; what all measures are made of stands below.",
+        *_second_opinion(report["judge"]),
+    ]
+
+
+def _second_opinion(judge: dict[str, Any] | None) -> list[str]:
+    """What the judge behind an endpoint is worth, if there was one."""
+    if judge is None:
+        return []
+    n = judge["elo"]["harmlessness"]["n"]
+    return [
+        f"A second judge, {judge['judge']}, read the answers to {n} red-team prompts, two models' at "
+        "a time and in both orders. It gives the answer shown first "
+        f"{judge['position_bias']:.2f}; 0.50 would be no position bias. In {judge['n_swayed']} "
+        f"pairs the order decided, and in {judge['n_no_label']} it named no answer: those are left "
+        "out. How often it agrees with "
+        "people was not measured here."
     ]
 
 

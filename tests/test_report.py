@@ -10,6 +10,7 @@ from cai_lite.records import Answer, Comparison, Revision, Rows, Try, read_json,
 from cai_lite.report import (
     build_report,
     chains,
+    doubts,
     elo_rows,
     filters,
     measures,
@@ -277,6 +278,16 @@ def test_elo_has_a_row_a_kind_with_its_judge():
     assert harmless["measure"] == "harmlessness, Elo by embedded"
     assert harmless["values"] == ["-70 [-130, -11]", "+0 [+0, +0]", "+89 [+20, +160]"]
     assert (helpful["measure"], helpful["n"]) == ("helpfulness, Elo by checks", 2)
+
+
+def test_a_second_judge_is_named_with_its_bias():
+    judge = {"judge": "large", "position_bias": 0.61, "n_swayed": 4, "n_no_label": 1,
+             "elo": SUMMARIES["evaluation"]["elo"]}  # fmt: skip
+    report = {"stages": SUMMARIES, "seed": 0}
+    alone, both = doubts(report | {"judge": None}), doubts(report | {"judge": judge})
+    assert both[:-1] == alone
+    assert both[-1].startswith("A second judge, large, read the answers to 2 red-team prompts")
+    assert "shown first 0.61;" in both[-1] and "In 4 pairs the order decided" in both[-1]
 
 
 def test_scores_are_grouped_by_round():

@@ -5,13 +5,12 @@ perplexity of reference answers. Neither is used for training, filtering or rewa
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from ..data import Prompt
-from ..elo import elo, wins_by_prompt
+from ..elo import judgement, matches, rating
 from ..engine import judges
 from ..engine.models import Base, add_adapter, load_base, role
 from ..engine.outcomes import HARMLESS, OBJECTS, OutcomeClassifier, load_classifier
@@ -248,14 +247,13 @@ def differences(run: Run, answers: dict[str, list[Answer]]) -> dict[str, dict[st
 
 def judge_all(run: Run, base: Base, answers: Mapping[str, list[Answer]]) -> list[Judgement]:
     """Any two models' answers to each red-team prompt, judged by the embedded judge."""
-    by_prompt = zip(*(of(rows, "red_team") for rows in answers.values()), strict=True)
-    work = [pair for rows in by_prompt for pair in combinations(rows, 2)]
+    work = matches(answers, "red_team")
     store = Rows(run.path("evaluation", "judgements.jsonl"), Judgement)
     with run.progress.bar("judgements", len(work)) as advance:
         return fill(
             store,
             work,
-            lambda pair: _judgement(*pair, 0.5, "").id,
+            lambda pair: judgement(*pair, 0.5, "").id,
             lambda batch: _judge(run, base, batch),
             run.preset.batch_size,
             advance,
@@ -266,7 +264,7 @@ def _judge(run: Run, base: Base, work: Sequence[tuple[Answer, Answer]]) -> list[
     pairs = [Pair(id=a.prompt_id, prompt=a.prompt, a=a.response, b=b.response) for a, b in work]
     with role(base, None):
         p_a = judges.embedded(run, base, pairs)
-    return [_judgement(a, b, p, "embedded") for (a, b), p in zip(work, p_a.tolist(), strict=True)]
+    return [judgement(a, b, p, "embedded") for (a, b), p in zip(work, p_a, strict=True)]
 
 
 def checked(answers: Mapping[str, list[Answer]]) -> list[Judgement]:
@@ -275,38 +273,19 @@ def checked(answers: Mapping[str, list[Answer]]) -> list[Judgement]:
     A half, and half of the difference of their shares of passes: sure only if all of the one's
     pass and none of the other's.
     """
-    by_prompt = zip(*(of(rows, "helpful") for rows in answers.values()), strict=True)
-    pairs = [(pair, passes(pair)) for rows in by_prompt for pair in combinations(rows, 2)]
-    return [_judgement(a, b, 0.5 + float(p[0] - p[1]) / 2, "checks") for (a, b), p in pairs]
-
-
-def _judgement(a: Answer, b: Answer, p_a: float, judge: str) -> Judgement:
-    return Judgement(
-        id=f"{a.model}~{b.model}/{a.prompt_id}",
-        prompt_set=a.prompt_set,
-        prompt_id=a.prompt_id,
-        model_a=a.model,
-        model_b=b.model,
-        p_a=round(p_a, 6),
-        judge=judge,
-    )
+    found = [(pair, passes(pair)) for pair in matches(answers, "helpful")]
+    return [judgement(*pair, 0.5 + (p[0] - p[1]) / 2, "checks") for pair, p in found]
 
 
 def ratings(
     run: Run, answers: Mapping[str, list[Answer]], judgements: Sequence[Judgement]
 ) -> dict[str, dict[str, Any]]:
-    """Elo of each model, [Elo, low, high], SL-CAI's being 0, in harmlessness and helpfulness."""
-    models, found = list(answers), {}
-    for name, rows in (("harmlessness", judgements), ("helpfulness", checked(answers))):
-        wins = wins_by_prompt(rows, models)
-        seed = run.seed("bootstrap", "elo")
-        points = elo(wins, models.index("sl_cai"), run.preset.bootstrap, seed)
-        found[name] = {
-            "judge": rows[0].judge,
-            "n": len(wins),
-            "models": {model: list(one) for model, one in zip(models, points, strict=True)},
-        }
-    return found
+    """Elo of each model in harmlessness and in helpfulness, SL-CAI's being 0."""
+    draws, seed = run.preset.bootstrap, run.seed("bootstrap", "elo")
+    kinds = {"harmlessness": judgements, "helpfulness": checked(answers)}
+    return {
+        name: rating(rows, list(answers), "sl_cai", draws, seed) for name, rows in kinds.items()
+    }
 
 
 def _paired(run: Run, difference: np.ndarray) -> list[float]:

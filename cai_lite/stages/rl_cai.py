@@ -22,7 +22,9 @@ from ..records import Completion, Rows, write_json
 from ..run import Run, stage
 
 _TRAINERS = {"rloo": (RLOOTrainer, RLOOConfig), "grpo": (GRPOTrainer, GRPOConfig)}
-_MICRO_BATCH = 16  # completions whose gradients are computed at once
+# completions whose gradients are computed at once: on a CPU two keep it as busy as sixteen, and the
+# states that sixteen keep for the way back would be most of the memory
+_MICRO_BATCH = {"cpu": 2, "cuda": 16}
 
 
 def rl_cai(run: Run, on_step: Callable[[list[Step]], None] | None = None) -> dict[str, Any]:
@@ -85,7 +87,8 @@ def make_trainer(run: Run, base: Base, model: PreferenceModel) -> Any:
     preset = run.preset
     trainer_class, config_class = _TRAINERS[preset.rl_algorithm]
     completions = preset.rl_prompts * preset.rl_generations
-    micro = next(n for n in range(min(_MICRO_BATCH, completions), 0, -1) if completions % n == 0)
+    most = min(_MICRO_BATCH[base.device.type], completions)
+    micro = next(n for n in range(most, 0, -1) if completions % n == 0)
     arguments = config_class(
         **common_arguments(run, base, "rl_cai"),
         max_steps=preset.rl_steps,
