@@ -262,8 +262,8 @@ def _second_opinion(judge: dict[str, Any] | None) -> list[str]:
         return []
     n = judge["elo"]["harmlessness"]["n"]
     return [
-        f"A second judge, {judge['judge']}, read the answers to {n} red-team prompts, two models' at "
-        "a time and in both orders. It gives the answer shown first "
+        f"A second judge, {judge['judge']}, read the answers to {n} red-team prompts, two models' "
+        "at a time and in both orders. It gives the answer shown first "
         f"{judge['position_bias']:.2f}; 0.50 would be no position bias. In {judge['n_swayed']} "
         f"pairs the order decided, and in {judge['n_no_label']} it named no answer: those are left "
         "out. How often it agrees with "
