@@ -49,6 +49,7 @@ class HelpfulAnswer(Row):
 
     prompt: str
     response: str
+    cut_off: bool = False  # at the limit: where it stops says nothing of where to stop
     dropped: str = ""
 
 

@@ -57,13 +57,6 @@ def repeats_itself(text: str) -> bool:
     return len(said) >= 10 and new_trigrams(said) < 0.9
 
 
-def up_to_its_last_stop(text: str) -> str:
-    """A text that was cut off, up to the end of its last whole sentence or line; "" without one."""
-    stops = [*re.finditer(r"(?<!\d)[.!?][\"')\]]*(?=\s|$)|\n", text)]
-    kept = text[: stops[-1].end()].rstrip() if stops else ""
-    return re.sub(r"\n\s*(\d+[.)]|[-*•])$", "", kept)
-
-
 def is_loop(text: str) -> bool:
     """Whether a text says the same over and over: few new trigrams, or a sentence thrice.
 

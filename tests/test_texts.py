@@ -14,7 +14,6 @@ from cai_lite.texts import (
     outcome,
     repeats_itself,
     takes_back,
-    up_to_its_last_stop,
     words,
 )
 
@@ -174,21 +173,6 @@ def test_what_repeats_itself_is_on_the_way_to_a_loop() -> None:
 def test_a_word_may_go_round_in_circles() -> None:
     assert is_loop("Ancestor is Latin for 'elusususususususususus")
     assert not is_loop("It costs 1000000 pounds, hahahaha, and that is soooooooo much.")
-
-
-def test_what_was_cut_off_is_kept_to_its_last_stop() -> None:
-    for text, kept in (
-        ("Wash it. Then let it", "Wash it."),
-        ("Wash it.\nThen let", "Wash it."),
-        ('He said "Stop!" and then', 'He said "Stop!"'),
-        ("1. A fork\n2. A spoon\n3. A kn", "1. A fork\n2. A spoon"),
-        ("Take:\n- a fork\n- a", "Take:\n- a fork"),
-        ("It is 3.5 metres long. Then it", "It is 3.5 metres long."),
-        ("Wash it.", "Wash it."),
-        ("and then it goes", ""),
-        ("", ""),
-    ):
-        assert up_to_its_last_stop(text) == kept
 
 
 def test_an_echo_of_an_example_is_a_fault() -> None:
