@@ -289,6 +289,7 @@ def _last_worked_in(folder: Path) -> float:
 
 def run(options: Options) -> Found:
     """All stages in order, then the report; returns the report and where it lies."""
+    from .cards import write_cards
     from .report import write_report
     from .run import STAGES, locked
 
@@ -299,7 +300,8 @@ def run(options: Options) -> Found:
         for number, stage in enumerate(STAGES, 1):
             _one_stage(opened, stage, f"stage {number} of {len(STAGES)}, ")
         json_path, html_path = write_report(opened)
-    report: Found = json.loads(json_path.read_text(encoding="utf-8"))
+        report: Found = json.loads(json_path.read_text(encoding="utf-8"))
+        write_cards(opened, report)
     return report | {"report_json": str(json_path), "report_html": str(html_path)}
 
 

@@ -14,7 +14,7 @@ SOURCES = sorted(p for p in PACKAGE.rglob("*.py") if "_shipped" not in p.parts)
 GROUND = ("constitution", "prompts", "records", "presets", "run", "data", "texts", "measures",
           "lens", "paper", "errors", "files", "progress")  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate"}
-FACES = {"cli", "report", "teaching", "__main__"}
+FACES = {"cli", "report", "cards", "teaching", "__main__"}
 
 
 def name_of(path: Path) -> str:
