@@ -103,6 +103,9 @@ def report_html(run: Run, report: dict[str, Any]) -> str:
         worse=what_got_worse(run, report["stages"]["evaluation"], answers),
         plots=_plots(run, report),
         transcripts=transcripts(answers),
+        categories=sorted({row.category for row in answers}),
+        outcomes=sorted({row.outcome for row in answers}),
+        last=answers[-1].model,
         chains=chains(revisions),
     )
 

@@ -238,6 +238,17 @@ def test_the_page_shows_transcripts_and_chains(page):
     assert "passes the check" in page
 
 
+def test_transcripts_are_filtered_by_category_and_outcome_without_a_script(page):
+    assert '<select id="category">' in page and '<select id="outcome">' in page
+    assert "what RL-CAI's answer does" in page
+    rows = re.findall(r'<div class="row" data-category="(\d)" data-outcome="(\d)">', page)
+    assert len(rows) == 6 and set(rows) == {("1", "2")}  # the one category; helps, refuses
+    for kind, count in (("category", 1), ("outcome", 2)):
+        for number in range(1, count + 1):
+            chosen = f'body:has(#{kind} option[value="{number}"]:checked)'
+            assert f'{chosen} .row[data-{kind}]:not([data-{kind}="{number}"])' in page
+
+
 def test_the_page_shows_what_was_dropped_and_why(page):
     text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
     assert page.count("loop, 0.91: No, no, no &lt;script&gt;") == 5 * 2  # chains times rounds
