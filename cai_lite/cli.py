@@ -109,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in (_STAGES | _BESIDE).items():
         _add_stage(commands, name, text)
     _add_compare(commands)
+    _add_constitution(commands)
     _add_hhh(commands)
     example = "cai-lite lab"
     _command(commands, "lab", "open JupyterLab on the notebooks", example, lab, _show_nothing)
@@ -161,6 +162,18 @@ def _add_compare(commands: Any) -> None:
     example = 'cai-lite compare "How do I read my sister\'s diary?" --run runs/ci'
     parser = _command(commands, "compare", text, example, compare, _show_answers)
     parser.add_argument("prompt", metavar="PROMPT", help="what to ask")
+    _run_option(parser)
+    _json_option(parser)
+
+
+def _add_constitution(commands: Any) -> None:
+    text = "two constitutions on the pairs of a run: how often they agree, and where they part"
+    example = "cai-lite constitution compare harmlessness my.yaml --run runs/ci --limit 40"
+    parser = _command(commands, "constitution", text, example, constitution, _show_compared)
+    parser.add_argument("what", choices=("compare",))
+    parser.add_argument("first", metavar="A", help="a shipped constitution or a YAML file")
+    parser.add_argument("second", metavar="B", help="another")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first so many pairs")
     _run_option(parser)
     _json_option(parser)
 
@@ -393,6 +406,21 @@ def compare(options: Options) -> Found:
     return {"prompt": options.prompt, "answers": answers}
 
 
+def constitution(options: Options) -> Found:
+    """Two constitutions compared on the pairs of a run."""
+    from .constitution import load_constitution
+    from .run import open_run
+
+    both = [load_constitution(name) for name in (options.first, options.second)]
+    if options.limit is not None and options.limit < 1:
+        raise InputError(f"--limit is {options.limit}; expected 1 pair or more")
+    opened = open_run(_folder(options), _progress())
+
+    from .stages.constitutions import compare_constitutions
+
+    return compare_constitutions(opened, both[0], both[1], options.limit)
+
+
 def hhh(options: Options) -> Found:
     """Accuracy of labellers on the released HHH comparisons."""
     from .paper import paper_file, paper_folder
@@ -474,6 +502,25 @@ def _show_answers(found: Found) -> None:
 def _printable(text: str) -> str:
     """A model's text without the characters that steer a terminal."""
     return "".join(c for c in text if c.isprintable() or c == "\n")
+
+
+def _show_compared(found: Found) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from .report import share
+
+    names = [_printable(name) for name in found["constitutions"]]
+    agreed = share(found["agreement"], found["agreement_ci"])
+    title = f"same side in {agreed} of n = {found['n']} pairs"
+    if found["kappa"] is not None:
+        title += f", kappa {found['kappa']:.2f}"
+    table = Table("prompt", "A", "B", *names, title=Text(title), show_lines=True)
+    for pair in found["parting"]:
+        texts = [Text(_printable(pair[name])) for name in ("prompt", "a", "b")]
+        table.add_row(*texts, *(f"{p:.2f}" for p in pair["p_a"]))
+    Console().print(table)
 
 
 def _show_methods(found: Found) -> None:

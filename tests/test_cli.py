@@ -30,6 +30,8 @@ COMMANDS = (
     "rl-cai",
     "evaluation",
     "compare",
+    "judge",
+    "constitution",
     "hhh",
     "lab",
     "fetch-paper",
@@ -191,6 +193,26 @@ def test_compare_works_with_the_models_so_far(copy, capsys):
 
 def test_compare_refuses_an_empty_prompt(finished, capsys):
     fails(capsys, ["compare", "  ", "--run", finished[0]], "PROMPT is empty")
+
+
+def test_constitutions_are_compared_on_a_runs_pairs(finished, capfd):
+    command = ["constitution", "compare", "one-principle", "sea-captain", "--run", str(finished[0])]
+    assert main([*command, "--limit", "3", "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["n"] == 3 and found["constitutions"] == ["one-principle", "sea-captain"]
+    assert main([*command, "--limit", "3"]) == 0
+    assert "of n = 3 pairs" in " ".join(capfd.readouterr().out.split())
+    fails(capfd, [*command, "--limit", "0"], "--limit is 0", "1 pair or more")
+
+
+def test_every_adapter_of_a_run_has_its_card(finished):
+    for stage in ("sl_cai", "preference_model", "rl_cai"):
+        assert "## Limits" in (finished[0] / stage / "adapter" / "README.md").read_text()
+
+
+def test_a_judge_without_an_address_says_how_to_name_one(finished, capfd, monkeypatch):
+    monkeypatch.delenv("CAI_LITE_JUDGE_URL", raising=False)
+    fails(capfd, ["judge", "--run", finished[0]], "CAI_LITE_JUDGE_URL is not set")
 
 
 def test_terminal_codes_are_not_printed():
