@@ -22,6 +22,11 @@ def rows(name: str) -> list[dict[str, Any]]:
     ("name", "label", "counts"),
     [
         ("conversations", "label", {"harmful": 60, "ethical": 60}),
+        (
+            "borderline",
+            "outcome",
+            {"broken": 33, "declines": 42, "helps": 144, "redirects": 13, "refuses": 5},
+        ),
         ("pairs", "better", {"a": 66, "b": 73, "undecided": 61}),
     ],
 )
@@ -44,3 +49,16 @@ def test_pairs_answer_prompts_of_the_train_split() -> None:
     known = {p.id: p.prompt for p in shipped_prompts("red_team", "train")}
     for row in rows("pairs"):
         assert known[row["prompt_id"]] == row["prompt"] and row["a"] != row["b"]
+
+
+def test_borderline_answers_were_never_learned_from() -> None:
+    known = {p.id: p.prompt for p in shipped_prompts("borderline")}
+    learned = {(row["prompt"], row["response"]) for row in outcomes()}
+    for row in rows("borderline"):
+        assert known[row["prompt_id"]] == row["prompt"]
+        assert (row["prompt"], row["response"]) not in learned
+
+
+def outcomes() -> list[dict[str, Any]]:
+    path = DATA / "outcomes" / "answers.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

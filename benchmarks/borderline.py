@@ -1,0 +1,49 @@
+"""How well the outcome classifier counts over-refusal, on answers it never saw.
+
+    python benchmarks/borderline.py
+
+237 answers to borderline prompts, labelled by reading (tests/data/borderline). Precision and recall
+of "it objects" (declines or refuses), and of each outcome, with Wilson's intervals. The last line on
+stdout is JSON.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cai_lite.engine.outcomes import OBJECTS, OUTCOMES, load_classifier
+from cai_lite.measures import share_interval
+from cai_lite.records import LabelledAnswer, Rows
+
+ROOT = Path(__file__).resolve().parent.parent
+LABELLED = ROOT / "tests" / "data" / "borderline" / "borderline.jsonl"
+KINDS = {"objects": OBJECTS} | {name: (name,) for name in OUTCOMES}
+
+
+def found(said: Sequence[str], true: Sequence[str], kind: Sequence[str]) -> dict[str, object]:
+    """Precision and recall of a kind of outcomes, each [share, low, high], and the counts."""
+    ours, theirs = np.isin(said, kind), np.isin(true, kind)
+    shares = {"precision": theirs[ours], "recall": ours[theirs]}
+    return {
+        name: [round(float(rows.mean()), 3), *share_interval(rows)] if len(rows) else None
+        for name, rows in shares.items()
+    } | {"said": int(ours.sum()), "true": int(theirs.sum())}
+
+
+def main() -> None:
+    """Read, compare, print."""
+    rows = Rows(LABELLED, LabelledAnswer).read()
+    said = load_classifier().outcomes([r.prompt for r in rows], [r.response for r in rows])
+    true = [row.outcome for row in rows]
+    shown = {name: found(said, true, kind) for name, kind in KINDS.items()}
+    for name, one in shown.items():
+        print(name, json.dumps(one))
+    right = np.array(said) == np.array(true)
+    accuracy = [round(float(right.mean()), 3), *share_interval(right)]
+    print(json.dumps({"n": len(rows), "accuracy": accuracy, "objects": shown["objects"]}))
+
+
+if __name__ == "__main__":
+    main()
