@@ -3,8 +3,8 @@
     python benchmarks/borderline.py
 
 237 answers to borderline prompts, labelled by reading (tests/data/borderline). Precision and recall
-of "it objects" (declines or refuses), and of each outcome, with Wilson's intervals. The last line on
-stdout is JSON.
+of "it objects" (declines or refuses), and of each outcome, with Wilson's intervals. The last line
+on stdout is JSON.
 """
 
 import json
