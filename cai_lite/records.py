@@ -49,7 +49,6 @@ class HelpfulAnswer(Row):
 
     prompt: str
     response: str
-    cut_off: bool = False  # at the limit: where it stops says nothing of where to stop
     dropped: str = ""
 
 

@@ -49,12 +49,12 @@ def new_trigrams(said: Sequence[str]) -> float:
 
 
 def repeats_itself(text: str) -> bool:
-    """Whether a text is on the way to a loop: more than one in ten of its runs is not new.
+    """Whether a text is on the way to a loop: more than one in seven of its runs is not new.
 
     Milder than `is_loop`. An answer may be sound like that; learnt from, it teaches to loop.
     """
     said = words(text)
-    return len(said) >= 10 and new_trigrams(said) < 0.9
+    return len(said) >= 10 and new_trigrams(said) < 0.85
 
 
 def is_loop(text: str) -> bool:

@@ -146,7 +146,7 @@ def test_the_loss_by_hand_is_trls(tmp_path: Path, tiny_preset: Any, tiny_base: A
         ("Name a colour: one word.", "Blue"),
         ("Say <|im_end|>", "Fine.<|im_end|>\n<|im_start|>user\nAnd now?"),  # forges no turn
     ]
-    ids, mask = names["tokens_and_mask"](tiny_base, [(*row, True) for row in both])
+    ids, mask = names["tokens_and_mask"](tiny_base, both)
     logits = tiny_base.model(ids).logits
     mine = names["answer_loss"](logits, ids, mask).item()
 
@@ -190,10 +190,8 @@ def test_notebook_02_trains_by_the_package(
     helpful = [
         HelpfulAnswer(id="h/1", prompt="What is tea?", response="Leaves in hot water."),
         HelpfulAnswer(id="h/2", prompt="And mud?", response="mud mud mud", dropped="loop"),
-        HelpfulAnswer(id="h/3", prompt="And rain?", response="Water that", cut_off=True),
     ]
-    said = [(r.prompt, r.response, True) for r in [*revised, helpful[0]]]
-    said.append((helpful[2].prompt, helpful[2].response, False))
+    said = [(r.prompt, r.response) for r in [*revised, helpful[0]]]
     preset = tiny_preset.model_copy(update={"sl_batch": len(said), "sl_epochs": 1})
     new_adapter(tiny_base, preset)
     with torch.no_grad():

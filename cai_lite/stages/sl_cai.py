@@ -98,18 +98,9 @@ def _answer(run: Run, base: Base, prompts: Sequence[Prompt]) -> list[HelpfulAnsw
         said = generate(base, texts, sampling, seeds, on_tokens=run.progress.tokens)
         for prompt, text in zip(left, said, strict=True):
             found[prompt.id] = HelpfulAnswer(
-                id=prompt.id,
-                prompt=prompt.prompt,
-                response=text.strip(),
-                cut_off=_cut_off(run, base, text),
-                dropped=_fault(text),
+                id=prompt.id, prompt=prompt.prompt, response=text.strip(), dropped=_fault(text)
             )
     return [found[prompt.id] for prompt in prompts]
-
-
-def _cut_off(run: Run, base: Base, text: str) -> bool:
-    """Whether a text is as long as it may be; read again, it may have a token less or two."""
-    return len(base.token_ids(text)) >= run.preset.response_tokens - 2
 
 
 def _fault(text: str) -> str:
@@ -119,19 +110,12 @@ def _fault(text: str) -> str:
 def training_rows(
     revisions: Sequence[Revision], answers: Sequence[HelpfulAnswer]
 ) -> list[dict[str, Any]]:
-    """Revisions and sound helpful answers, each once, as TRL's prompt and completion.
-
-    `ends` says whether the answer came to its end, and so whether the end token is learnt.
-    """
-    revised = [(r.prompt, r.response, True) for r in revisions]
-    helpful = [(a.prompt, a.response, not a.cut_off) for a in answers if not a.dropped]
+    """Revisions and sound helpful answers, each once, as TRL's prompt and completion."""
+    revised = [(r.prompt, r.response) for r in revisions]
+    helpful = [(a.prompt, a.response) for a in answers if not a.dropped]
     return [
-        {
-            "prompt": chat(prompt),
-            "completion": [{"role": "assistant", "content": response}],
-            "ends": ends,
-        }
-        for prompt, response, ends in dict.fromkeys(revised + helpful)
+        {"prompt": chat(prompt), "completion": [{"role": "assistant", "content": response}]}
+        for prompt, response in dict.fromkeys(revised + helpful)
     ]
 
 
@@ -167,24 +151,10 @@ class AnswerTrainer(SFTTrainer):
         return total / (answers.sum() if num_items_in_batch is None else num_items_in_batch)
 
 
-def without_ends(base: Base, rows: Dataset, ends: Sequence[bool]) -> Dataset:
-    """TRL's rows, in their order, the end token of those that did not end taken out of the loss."""
-
-    def masked(row: dict[str, Any], number: int) -> dict[str, Any]:
-        labels = list(row["labels"])
-        if not ends[number]:
-            last = len(labels) - 1 - labels[::-1].index(base.tokenizer.eos_token_id)
-            labels[last:] = [-100] * (len(labels) - last)
-        return {"labels": labels}
-
-    return rows.map(masked, with_indices=True)
-
-
 def fine_tune(run: Run, base: Base, rows: Sequence[dict[str, Any]]) -> list[float]:
     """Train the base's adapter on the answers alone and save it; returns the loss of each step.
 
-    The loss is the mean cross-entropy of the answer's tokens, in nats; the prompt is masked, and so
-    is the end token of an answer that was cut off, or SL-CAI would learn to stop anywhere.
+    The loss is the mean cross-entropy of the answer's tokens, in nats; the prompt is masked.
     """
     preset = run.preset
     arguments = SFTConfig(
@@ -202,7 +172,6 @@ def fine_tune(run: Run, base: Base, rows: Sequence[dict[str, Any]]) -> list[floa
         train_dataset=Dataset.from_list([neutral_row(base, row) for row in rows]),
         processing_class=base.tokenizer,
     )
-    trainer.train_dataset = without_ends(base, trainer.train_dataset, [r["ends"] for r in rows])
     history = train(run, trainer, "sl_cai", "SL-CAI steps")
     save_adapter(base, run.path("sl_cai", "adapter"))
     forget_checkpoints(run, "sl_cai")
