@@ -207,6 +207,19 @@ def test_the_stage_keeps_both_orders_and_says_what_they_are_worth(
     assert elo["models"]["base"][0] < elo["models"]["sl_cai"][0] == 0 < elo["models"]["rl_cai"][0]
 
 
+def test_another_judge_does_not_go_on_where_one_began(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("large", "other"):
+        judge = Longer(None, name)  # type: ignore[arg-type]
+        monkeypatch.setattr(stage, "endpoint_from_environment", lambda judge=judge: judge)
+        if name == "other":
+            with pytest.raises(InputError, match="judgements of 'large', now the judge is 'other'"):
+                stage.judge(run)
+        else:
+            stage.judge(run)
+
+
 def test_a_judge_who_never_says_a_letter_is_no_judge(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,8 +57,17 @@ def by_model(rows: Sequence[Answer]) -> dict[str, list[Answer]]:
 def judge_all(
     run: Run, endpoint: Endpoint, work: Sequence[tuple[Answer, Answer]]
 ) -> list[Judgement]:
-    """The judgements of all pairs, asked for in batches and kept as they come."""
+    """The judgements of all pairs, asked for in batches and kept as they come.
+
+    Raises InputError if another judge began: two judges' opinions are no one's.
+    """
     store = Rows(run.path("judge", "judgements.jsonl"), Judgement)
+    others = {row.judge for row in store.read()} - {endpoint.model}
+    if others:
+        raise InputError(
+            f"{run.path('judge')} has judgements of {others.pop()!r}, now the judge is "
+            f"{endpoint.model!r}; delete the folder, or name the first one in {MODEL}"
+        )
     with run.progress.bar("judgements", len(work)) as advance:
         return fill(
             store,
