@@ -19,13 +19,14 @@ _ROWS = 64  # a usual batch, for which the layout in memory is chosen
 
 
 @contextmanager
-def packed(base: Base) -> Iterator[None]:
+def packed(base: Base, *, head: bool = True) -> Iterator[None]:
     """Let every linear layer multiply by its whole weight, adapter included, in the block.
 
     The outputs are the layers' own up to rounding. Weights must not change inside. Only on a CPU
-    and for models of up to half a billion parameters; elsewhere nothing happens.
+    and for models of up to half a billion parameters; elsewhere nothing happens. Without `head`
+    the vocabulary head is left alone.
     """
-    layers = _linear_layers(base) if base.device.type == "cpu" else []
+    layers = _linear_layers(base, head) if base.device.type == "cpu" else []
     if (
         4 * sum(_linear(layer).in_features * _linear(layer).out_features for layer in layers)
         > _ROOM
@@ -40,10 +41,11 @@ def packed(base: Base) -> Iterator[None]:
             vars(layer).pop("forward", None)
 
 
-def _linear_layers(base: Base) -> list[torch.nn.Module]:
-    """The layers to unpack; one whose `forward` was replaced already is somebody else's."""
-    found = _linear_layers_of(base.body) + [base.head]
-    return [layer for layer in found if "forward" not in vars(layer)]
+def _linear_layers(base: Base, head: bool) -> list[torch.nn.Module]:
+    """The layers to unpack; one whose `forward` was replaced already, as training does with what
+    an adapter wraps, has its weights unpacked, and twice would be a second copy of the model."""
+    found = _linear_layers_of(base.body) + [base.head] * head
+    return [layer for layer in found if "forward" not in vars(layer) | vars(_linear(layer))]
 
 
 def _linear_layers_of(module: torch.nn.Module) -> list[torch.nn.Module]:

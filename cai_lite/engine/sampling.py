@@ -93,7 +93,7 @@ def last_states(
     all texts share.
     """
     prompts = _questions([base.token_ids(text) for text in texts], groups)
-    with packed(base):
+    with packed(base, head=False):
         shared = _Shared(base, prompts, 0)
         for start in range(0, len(prompts), batch_size):
             batch = prompts[start : start + batch_size]
