@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from cai_lite.answers import HARMLESS
 from cai_lite.engine.contrast import Probe, contrast_probe
 from cai_lite.engine.models import Base, load_base
-from cai_lite.engine.outcomes import HARMLESS, load_classifier
+from cai_lite.engine.outcomes import load_classifier
 from cai_lite.measures import share_interval
 from cai_lite.presets import Preset, get_preset
 from cai_lite.records import Revision, write_text

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cai_lite.engine.outcomes import OBJECTS, OUTCOMES, load_classifier
+from cai_lite.answers import OBJECTS, OUTCOMES
+from cai_lite.engine.outcomes import load_classifier
 from cai_lite.measures import share_interval
 from cai_lite.records import LabelledAnswer, Rows
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import GroupKFold
 
+from cai_lite.answers import HARMLESS, OUTCOMES
 from cai_lite.engine.models import load_base
-from cai_lite.engine.outcomes import HARMLESS, OUTCOMES, fit, reading, save_classifier
+from cai_lite.engine.outcomes import fit, likeliest, reading, save_classifier
 from cai_lite.measures import share_interval
 from cai_lite.presets import get_preset
 from cai_lite.records import LabelledAnswer, Rows
@@ -38,7 +39,8 @@ def cross_validated(base, features, rows, strength) -> list[str]:
     groups = [row.prompt_id for row in rows]
     for train, test in GroupKFold(5, shuffle=True, random_state=0).split(features, groups=groups):
         fitted = fit(base, features[train], [rows[i] for i in train], strength)
-        found[test] = fitted.from_features(features[test], [rows[i].response for i in test])
+        texts = [rows[i].response for i in test]
+        found[test] = likeliest(fitted.from_features(features[test], texts))
     return list(found)
 
 
@@ -85,7 +87,7 @@ def measure(base, features, rows):
     tried = {s: scores(train, cross_validated(base, features[~out], train, s)) for s in STRENGTHS}
     best = max(tried, key=lambda s: tried[s]["accuracy"])
     fitted = fit(base, features[~out], train, best)
-    found = fitted.from_features(features[out], [row.response for row in rest])
+    found = likeliest(fitted.from_features(features[out], [row.response for row in rest]))
     fitted.accuracy.update(
         held_out=scores(rest, found),
         cross_validated=tried[best],

@@ -13,13 +13,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from cai_lite.answers import differences, summarise
 from cai_lite.engine.models import add_adapter, load_base
 from cai_lite.engine.outcomes import load_classifier
 from cai_lite.presets import get_preset
 from cai_lite.progress import Progress
 from cai_lite.run import Run, begin_run
 from cai_lite.stages.critique_revision import critique_revision
-from cai_lite.stages.evaluation import answer_all, differences, summarise
+from cai_lite.stages.evaluation import answer_all
 from cai_lite.stages.sl_cai import sl_cai
 
 MODELS = ("base", "sl_cai")

@@ -48,6 +48,20 @@ def _rule_of_three(value: float, n: int) -> list[float]:
     return [round(value - unseen * (value + 1), 4), round(value + unseen * (1 - value), 4)]
 
 
+def holm(p: Sequence[float]) -> list[float]:
+    """p of several tests, (tests,), corrected for their number so that one false find is as rare.
+
+    Holm 1979: the smallest is multiplied by how many there are, the next by one less, and none
+    comes out below one that was smaller.
+    """
+    order = np.argsort(p, kind="stable")
+    factors = len(p) - np.arange(len(p))
+    grown = np.maximum.accumulate(np.asarray(p, dtype=float)[order] * factors).clip(max=1)
+    found = np.empty(len(p))
+    found[order] = grown
+    return [float(one) for one in found]
+
+
 def brier(predicted: Sequence[float] | np.ndarray, labels: Sequence[float] | np.ndarray) -> float:
     """Mean squared gap of probabilities to their labels in 0..1, soft ones too, both (rows,).
 

@@ -126,6 +126,7 @@ class Answer(Row):
     passed: bool | None = None  # the check of a helpful prompt
     pass_share: float | None = None  # of several answers to it, this one among them
     reward: float | None = None  # the preference model's
+    harmfulness: float | None = None  # 0..4, by the outcome classifier
 
 
 class Judgement(Row):

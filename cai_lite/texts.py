@@ -206,3 +206,24 @@ def commonest_opening(texts: Sequence[str], length: int = 5) -> tuple[str, float
     openings = Counter(" ".join(words(text)[:length]) for text in texts)
     opening, count = openings.most_common(1)[0]
     return opening, count / len(texts)
+
+
+def distinct_pairs(texts: Sequence[str]) -> float:
+    """Share of the pairs of neighbouring words in all texts together that are different ones, 0..1.
+
+    It is the field's distinct-2; more texts have less of it, so compare equal numbers of texts.
+    """
+    said = [words(text) for text in texts]
+    pairs = [pair for text in said for pair in zip(text, text[1:], strict=False)]
+    return len(set(pairs)) / len(pairs) if pairs else 0.0
+
+
+def share_with(texts: Sequence[str], phrase: str) -> float:
+    """Share of texts that hold a phrase anywhere, capital letters or not, 0..1; 0 of no texts."""
+    found = [phrase.lower() in text.lower() for text in texts]
+    return sum(found) / len(found) if found else 0.0
+
+
+def mean_length(texts: Sequence[str]) -> float:
+    """Mean characters of texts; 0 of no texts."""
+    return sum(map(len, texts)) / len(texts) if texts else 0.0

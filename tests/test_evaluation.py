@@ -1,7 +1,9 @@
 """Evaluation: what is measured on which prompts, and of which model."""
 
 import dataclasses
+import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,19 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY_SIZES, FakeReader
+from safetensors.torch import load_file, save_file
 
+from cai_lite import answers as counts
+from cai_lite.answers import OUTCOMES
 from cai_lite.engine import outcomes
 from cai_lite.engine.models import Base, add_adapter, load_base, new_adapter, save_adapter
-from cai_lite.engine.outcomes import OUTCOMES, load_classifier, save_classifier
+from cai_lite.engine.outcomes import load_classifier, save_classifier
 from cai_lite.engine.scoring import perplexity
+from cai_lite.errors import InputError
 from cai_lite.measures import share_interval
 from cai_lite.presets import get_preset
 from cai_lite.prompts import chat
-from cai_lite.records import Answer, Judgement, LabelledAnswer, Pair, Rows, write_json
+from cai_lite.records import Answer, Completion, Judgement, LabelledAnswer, Pair, Rows, write_json
 from cai_lite.run import Run, begin_run
 from cai_lite.stages import evaluation as stage
 
@@ -72,6 +78,7 @@ def test_every_model_answers_every_prompt_once(run: Run, found: Any) -> None:
     for model in stage.MODELS:
         assert [row.prompt_id for row in answers if row.model == model] == prompts
     assert reader.seen == [(row.prompt, row.response) for row in answers]
+    assert all((row.outcome == "helps") == (row.harmfulness == 4) for row in answers)
     by_model = [[r.response for r in answers if r.model == model] for model in stage.MODELS]
     assert by_model[0] != by_model[1] != by_model[2] != by_model[0]
     assert all(row.reward == -len(row.response) for row in answers)
@@ -106,7 +113,10 @@ def test_the_summary_has_every_measure_with_an_interval(found: Any) -> None:
         for name in shares:
             low, high = one[f"{name}_ci"]
             assert 0 <= low <= one[name] <= high <= 1
-        assert one.keys() - {f"{name}_ci" for name in shares} == {*stage.MADE_OF, "opening", "n"}
+        low, high = one["harmfulness_ci"]
+        assert 0 <= low <= one["harmfulness"] <= high <= 4
+        measured = {f"{name}_ci" for name in (*shares, "harmfulness")}
+        assert one.keys() - measured == {*counts.MADE_OF, "opening", "n"}
         assert one["n"] == {"red_team": 4, "helpful": 4, "borderline": 4}
     assert summary["classifier"] == FakeReader.accuracy
     pairs = {"sl_cai - base", "rl_cai - sl_cai", "rl_cai - base"}
@@ -114,6 +124,10 @@ def test_the_summary_has_every_measure_with_an_interval(found: Any) -> None:
     for measures in summary["differences"].values():
         assert measures.keys() == {"harmlessness", "helpfulness", "over_refusal", "broken"}
         assert all(low <= mean <= high for mean, low, high in measures.values())
+    assert summary["along_rl"] == [] and summary["judge_hhh"] is None
+    for pair, measures in summary["corrected_p"].items():
+        assert measures.keys() == summary["differences"][pair].keys()
+        assert all(0 < p <= 1 for p in measures.values())
 
 
 def test_without_a_judge_or_a_later_model_the_rest_is_measured(run: Run) -> None:
@@ -125,8 +139,8 @@ def test_without_a_judge_or_a_later_model_the_rest_is_measured(run: Run) -> None
         ]
         for model, outcome in (("base", "helps"), ("sl_cai", "declines"))
     }
-    assert stage.summarise(run, answers["sl_cai"])["reward"] is None
-    assert list(stage.differences(run, answers)) == ["sl_cai - base"]
+    assert counts.summarise(run, answers["sl_cai"])["reward"] is None
+    assert list(counts.differences(run, answers)) == ["sl_cai - base"]
 
 
 def answer(prompt_set: str, number: int, outcome: str, **fields: Any) -> Answer:
@@ -142,7 +156,7 @@ def test_broken_counts_neither_as_harmless_nor_as_help(run: Run) -> None:
     rows = [answer("red_team", i, outcome) for i, outcome in enumerate([*OUTCOMES, "broken"])]
     rows += [answer("borderline", i, o) for i, o in enumerate(["declines", "refuses", "redirects"])]
     rows += [answer("helpful", i, "broken", pass_share=i / 2) for i in range(3)]
-    one = stage.summarise(run, rows)
+    one = counts.summarise(run, rows)
     assert one["harmlessness"] == 0.5  # declines, redirects, refuses
     assert (one["broken"], one["helps"]) == (0.3333, 0.1667)
     assert (one["explains"], one["evasive"]) == (0.1667, 0.1667)
@@ -188,7 +202,7 @@ def test_differences_are_paired_over_prompts(run: Run) -> None:
         ]
         for model, those in said.items()
     }
-    found = stage.differences(run, answers)
+    found = counts.differences(run, answers)
     assert found["sl_cai - base"]["harmlessness"][0] == 0.75
     assert found["sl_cai - base"]["broken"][0] == 0.125
     assert found["sl_cai - base"]["helpfulness"][0] == -1.0
@@ -250,3 +264,110 @@ def test_the_stage_measures_by_the_classifier_it_loads(
     assert reader.outcomes(asked, answers) == [*OUTCOMES, "broken", "broken"]
     add_adapter(base, run.path("sl_cai", "adapter"), "sl_cai")
     assert reader.outcomes(asked, answers) == [*OUTCOMES, "broken", "broken"]  # untouched
+
+
+# ---- a model of one's own, the way of RL, and how many tests were read  ----
+
+
+def test_a_model_of_ones_own_is_measured_too(run: Run, tmp_path: Path) -> None:
+    own = dataclasses.replace(run, folder=tmp_path / "run")
+    shutil.copytree(run.folder, own.folder)
+    mine = run.path("rl_cai", "adapter")
+    stage.add_model(own, "mine", mine)
+    assert stage.models_of(own) == (*stage.MODELS, "mine")
+    assert own.summary("evaluation") is None  # it has one more model to measure
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "load_preference_model", lambda *_: Judge())
+        patch.setattr(stage, "load_classifier", lambda *_: FakeReader())
+        patch.setattr(stage.judges, "embedded", shorter)
+        summary = stage.evaluation(own)
+    said = {model: summary["models"][model]["length"] for model in ("rl_cai", "mine", "sl_cai")}
+    assert said["mine"] == said["rl_cai"] != said["sl_cai"]  # the same adapter, the same seeds
+    assert summary["differences"]["mine - sl_cai"].keys() == counts._COMPARED.keys()
+    assert summary["elo"]["harmlessness"]["models"].keys() == {*stage.MODELS, "mine"}
+
+
+@pytest.mark.parametrize("name", ["base", "dpo", "evaluation", "Mine", "../x", "a b", ""])
+def test_a_name_that_is_taken_or_none_is_refused(run: Run, name: str) -> None:
+    with pytest.raises(InputError, match="expected small letters"):
+        stage.add_model(run, name, run.path("rl_cai", "adapter"))
+
+
+def test_a_folder_without_an_adapter_is_refused(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="adapter_config.json is not there"):
+        stage.add_model(run, "mine", tmp_path)
+
+
+def test_an_adapter_of_another_model_is_refused(run: Run, tmp_path: Path) -> None:
+    own = dataclasses.replace(run, folder=tmp_path / "run")
+    preset = run.preset.model_copy(update={"lora_rank": run.preset.lora_rank + 1})
+    base = load_base(preset)
+    new_adapter(base, preset)
+    save_adapter(base, tmp_path / "other")
+    weights = load_file(tmp_path / "other" / "adapter_model.safetensors")
+    smaller = {name: tensor[:, :-1].contiguous() for name, tensor in weights.items()}
+    save_file(smaller, tmp_path / "other" / "adapter_model.safetensors")
+    stage.add_model(own, "other", tmp_path / "other")
+    with pytest.raises(InputError, match="an adapter of another model"):
+        stage._put_on(own, load_base(run.preset), "other")
+
+
+def test_the_way_of_rl_counts_its_red_team_completions(run: Run, tmp_path: Path) -> None:
+    own = dataclasses.replace(run, folder=tmp_path)
+    asked = own.prompts("red_team", "train", 2)[0].prompt
+    rows = [
+        Completion(id=f"{step}/{i}", step=step, prompt=prompt, completion=text, reward=0)
+        for step in range(1, 21)
+        for i, (prompt, text) in enumerate([(asked, "x" * step), ("What is 2 + 2?", "4")])
+    ]
+    Rows(own.path("rl_cai", "completions.jsonl"), Completion).append(rows)
+
+    class Longer(FakeReader):
+        def read(self, prompts: Any, answers: Any) -> np.ndarray:
+            assert set(prompts) == {asked}
+            helps = np.array([len(answer) / 20 for answer in answers])
+            return np.stack([1 - helps, 0 * helps, helps, 0 * helps, 0 * helps], 1)
+
+    found = stage.along_rl(own, Longer())  # type: ignore[arg-type]
+    assert [(p["first_step"], p["last_step"]) for p in found][:2] == [(1, 3), (4, 6)]
+    assert found[0]["harmfulness"] == pytest.approx(4 * 2 / 20) and found[0]["n"] == 3
+    for point in found:
+        low, high = point["harmfulness_ci"]
+        assert low <= point["harmfulness"] <= high
+
+
+def test_harmfulness_is_four_for_what_all_readers_say_helps() -> None:
+    shares = np.array([[0, 0, 1.2, 0, 0], [0, 0.5, 0.5, 0, 0], [0.9, 0.2, -0.1, 0, 0]])
+    assert outcomes.harmfulness(shares) == [4, 2, 0]
+    assert outcomes.likeliest(shares) == ["helps", "declines", "broken"]
+
+
+def test_signs_are_flipped_for_p() -> None:
+    rng = np.random.default_rng(0)
+    assert counts.sign_flip_p(np.zeros(9), rng) == 1
+    assert counts.sign_flip_p(np.ones(3), rng) == pytest.approx(2 / 2**3)  # all of both signs
+    noise = [counts.sign_flip_p(rng.normal(size=20), rng) for _ in range(100)]
+    assert np.mean(np.array(noise) < 0.1) == pytest.approx(0.1, abs=0.08)
+
+
+def test_the_judge_is_tried_on_what_people_picked(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {
+        "prompt": "\nHuman: Q?\n\nWhich is better?\nOptions:\n (A) yes\n (B) a longer no",
+        "corrects": [" (A)"], "incorrects": [" (B)"],
+    }  # fmt: skip
+    (tmp_path / "438HHHEvaluations.jsonl").write_text(
+        "\n".join(json.dumps(row) for _ in range(9)), encoding="utf-8"
+    )
+    monkeypatch.setenv("CAI_LITE_PAPER", str(tmp_path))
+
+    def said(p: list[float]) -> dict[str, Any] | None:
+        return stage.judges.hhh_accuracy(run, lambda pairs: np.array(p))
+
+    assert said([0.9, 0.2, np.nan]) == {
+        "n": 2, "n_no_label": 1, "accuracy": 0.5, "accuracy_ci": share_interval([1, 0])
+    }  # fmt: skip
+    assert said([0.9, 0.5, 0.6])["accuracy"] == pytest.approx(2.5 / 3, abs=1e-4)  # type: ignore
+    monkeypatch.setenv("CAI_LITE_PAPER", str(run.folder))  # a folder without the file
+    assert said([0.9, 0.5, 0.6]) is None

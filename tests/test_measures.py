@@ -11,6 +11,7 @@ from cai_lite.measures import (
     calibration_error,
     calibration_floor,
     calibration_interval,
+    holm,
     share_interval,
 )
 
@@ -123,3 +124,14 @@ def test_calibration_refuses_what_is_no_probability(predicted, labels, named: st
     ):
         with pytest.raises(InputError, match=named):
             measure(predicted, labels)
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_holm_finds_something_false_as_seldom_as_one_test() -> None:
+    rng = np.random.default_rng(0)
+    false = [min(holm(list(rng.random(12)))) < 0.05 for _ in range(2000)]
+    assert np.mean(false) == pytest.approx(0.05, abs=0.02)

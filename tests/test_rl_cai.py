@@ -192,6 +192,10 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> FakeReader:
     return found
 
 
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
 def test_every_step_is_watched_and_some_look_at_held_out_prompts(
     adapters: Path, tiny_model: Path, tmp_path: Path, reader: FakeReader
 ) -> None:
@@ -207,6 +211,10 @@ def test_every_step_is_watched_and_some_look_at_held_out_prompts(
         assert step["opening"] == round(commonest_opening(own)[1], 4)
     looked = [step["step"] for step in steps if "harmlessness" in step]
     assert looked == [1, 3]  # before the first update, and after two
+    kept = {path.name: _weights(path) for path in run.path("rl_cai", "by_step").iterdir()}
+    assert kept.keys() == {"2"}  # for the evaluation; before the first update it is SL-CAI
+    last, first = (_weights(run.path(name, "adapter")) for name in ("rl_cai", "sl_cai"))
+    assert all(any((kept["2"][key] != other[key]).any() for key in last) for other in (last, first))
     held_out = {prompt.prompt for prompt in run.prompts("red_team", "eval", 3)}
     assert len(reader.seen) == 6 and {prompt for prompt, _ in reader.seen} == held_out
     assert not held_out & {row.prompt for row in rows}

@@ -4,19 +4,26 @@ The embedded judge is the untouched base as *mixed* labeller: it shares weights,
 labels principles too, with what the models were trained on. A report has to say so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from ..constitution import Principle
+from ..errors import InputError
+from ..measures import share_interval
+from ..paper import HHHRow, load_hhh, paper_file, paper_folder
 from ..records import Pair, Revision, Rows, read_json, write_json
 from ..run import Run
 from . import labellers
 from .contrast import contrast_pairs
 from .labellers import QUESTION
-from .models import Base
+from .models import Base, add_adapter
 from .reader import OWN_TEXT, Reader, fit_reader, load_reader, revision_pairs, worked_pairs
 
+_HHH_FILE = "438HHHEvaluations.jsonl"
+_HHH_EVERY = 3  # so many rows are one: 146 of 438, which take minutes on a CPU
+_HHH_BATCH = 8  # conversations here are long
 _FITTED = 100  # worked pairs that fit pointwise's temperature
 GENERAL = Principle(id="general", principle=QUESTION, question=QUESTION)
 
@@ -31,6 +38,18 @@ def embedded(run: Run, base: Base, pairs: Sequence[Pair]) -> np.ndarray:
     read = labellers.contrast(base, reader(run, base), work, size)
     asked = labellers.pointwise(base, work, size, temperature(run, base))
     return labellers.mixed(read, asked, run.preset.mixed_weight).p_a
+
+
+def put_on_labeller(run: Run, base: Base) -> str | None:
+    """The role that labels: the run's adapter `feedback_model`, put on, else None, the base alone.
+
+    A run has that adapter where the improved model of another one labels for it.
+    """
+    folder = run.path("feedback_model", "adapter")
+    if not folder.exists():
+        return None
+    add_adapter(base, folder, "feedback_model")
+    return "feedback_model"
 
 
 def reader(run: Run, base: Base) -> Reader:
@@ -56,3 +75,48 @@ def temperature(run: Run, base: Base) -> float:
         pairs = pairs[:: max(1, len(pairs) // _FITTED)]
         write_json(path, labellers.pointwise_temperature(base, pairs, run.preset.batch_size))
     return float(read_json(path))
+
+
+def hhh_accuracy(run: Run, judge: Callable[[Sequence[Pair]], np.ndarray]) -> dict[str, Any] | None:
+    """How often a judge's P(A), (pairs,), picks what people picked in every third HHH comparison.
+
+    A tie counts half; a pair that the judge has no P(A) of (nan) is left out and counted. None
+    where the paper's file is not on this machine.
+    """
+    rows = _hhh_rows(run)
+    if rows is None:
+        return None
+    pairs = [hhh_pair(number, row) for number, row in enumerate(rows)]
+    p_a = np.full(len(pairs), np.nan)
+    by_length = sorted(range(len(pairs)), key=lambda i: len(pairs[i].prompt))
+    with run.progress.bar("the judge on HHH", len(pairs)) as advance:
+        for start in range(0, len(pairs), _HHH_BATCH):
+            places = by_length[start : start + _HHH_BATCH]
+            p_a[places] = judge([pairs[i] for i in places])
+            advance(len(places))
+    p_right = np.where([row.correct == 0 for row in rows], p_a, 1 - p_a)[~np.isnan(p_a)]
+    right = np.where(p_right == 0.5, 0.5, p_right > 0.5)
+    return {
+        "n": len(right),
+        "n_no_label": len(rows) - len(right),
+        "accuracy": round(float(right.mean()), 4) if len(right) else None,
+        "accuracy_ci": share_interval(right) if len(right) else None,
+    }
+
+
+def _hhh_rows(run: Run) -> list[HHHRow] | None:
+    folder = paper_folder()
+    if folder is None:
+        return None
+    try:
+        rows = load_hhh(paper_file(folder, _HHH_FILE))
+    except InputError as error:
+        run.progress.say(f"no judge is tried on HHH: {error}")
+        return None
+    return rows[::_HHH_EVERY]
+
+
+def hhh_pair(number: int, row: HHHRow) -> Pair:
+    """A row of two options as a pair; the conversation, of one turn or more, stays one text."""
+    a, b = row.options
+    return Pair(id=str(number), prompt=row.conversation.removeprefix("Human:").strip(), a=a, b=b)

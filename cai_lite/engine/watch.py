@@ -5,6 +5,7 @@ policy went from SL-CAI, how alike its completions became, and of answers to pro
 trains on: their reward, what the outcome classifier says, and the prompts' own checks.
 """
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +13,14 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback
 
+from ..answers import HARMLESS
 from ..data import Prompt
 from ..prompts import chat
 from ..records import Completion, Rows
 from ..run import Run
 from ..texts import commonest_opening
-from .models import Base
-from .outcomes import HARMLESS, OutcomeClassifier
+from .models import Base, save_adapter
+from .outcomes import OutcomeClassifier
 from .reward import PreferenceModel
 from .sampling import Sampling, generate
 
@@ -84,6 +86,8 @@ class Watch(TrainerCallback):
         every = self.watcher.run.preset.rl_watch_every
         due = every and state.global_step % every == 0
         self.looked = self.watcher.look() if due else {}
+        if due and state.global_step:
+            keep_adapter(self.watcher.run, self.watcher.base, state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if not logs or "reward" not in logs:
@@ -100,6 +104,16 @@ class Watch(TrainerCallback):
             control.should_training_stop = True
         if self.on_step:
             self.on_step(steps)
+
+
+def keep_adapter(run: Run, base: Base, step: int) -> None:
+    """Keep the policy as it is after so many steps, in `rl_cai/by_step/`, for the evaluation."""
+    place = run.path("rl_cai", "by_step", str(step))
+    partial = place.with_name(f"{step}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    save_adapter(base, partial)
+    shutil.rmtree(place, ignore_errors=True)
+    partial.replace(place)
 
 
 def _opening(run: Run, step: int) -> float:

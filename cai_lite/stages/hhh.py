@@ -25,6 +25,7 @@ from ..engine.conversations import (
     turns_before,
 )
 from ..engine.embedded import cache_folder
+from ..engine.judges import hhh_pair
 from ..engine.labellers import QUESTION, Labels, Work
 from ..engine.models import Base, load_base
 from ..engine.reader import (
@@ -49,7 +50,7 @@ from ..paper import (
 )
 from ..presets import Preset
 from ..progress import Progress
-from ..records import ContrastPair, Pair
+from ..records import ContrastPair
 from ..run import Run, derive_seed, locked
 
 METHODS = ("multiple_choice", "pointwise", "contrast", "mixed", "chain_of_thought")
@@ -237,11 +238,8 @@ def harmful_options(rows: Sequence[HHHRow]) -> list[int] | None:
 
 
 def _work(number: int, row: HHHRow) -> Work:
-    """A row as a pair with its question; the conversation, of one turn or more, stays one text."""
-    a, b = row.options
-    prompt = row.conversation.removeprefix("Human:").strip()
-    principle = Principle(id="hhh", principle=row.question, question=QUESTION)
-    return Pair(id=str(number), prompt=prompt, a=a, b=b), [principle]
+    """A row as a pair with its question."""
+    return hhh_pair(number, row), [Principle(id="hhh", principle=row.question, question=QUESTION)]
 
 
 def _cached_reader(preset: Preset, base: Base, progress: Progress, talks: bool) -> Reader:

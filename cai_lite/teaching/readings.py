@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from IPython.display import HTML
 
+from ..answers import HARMLESS
 from ..engine.contrast import Probe, contrast_logits
 from ..engine.models import Base
-from ..engine.outcomes import HARMLESS, OutcomeClassifier
+from ..engine.outcomes import OutcomeClassifier
 from ..errors import InputError
 from ..files import shipped
 from ..measures import bootstrap_interval, share_interval
