@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError
-from .records import Answer, Judgement
+from .records import Answer, Judgement, Pair
 
 POINTS = 400 / math.log(10)
 _STEPS = 200
@@ -84,10 +84,19 @@ def matches(
     return [pair for rows in zip(*own, strict=True) for pair in combinations(rows, 2)]
 
 
+def as_pair(a: Answer, b: Answer) -> Pair:
+    """Two models' answers to a prompt without their models' names, as a blind judge reads them."""
+    return Pair(id=_match_id(a, b), prompt=a.prompt, a=a.response, b=b.response)
+
+
+def _match_id(a: Answer, b: Answer) -> str:
+    return f"{a.model}~{b.model}/{a.prompt_id}"
+
+
 def judgement(a: Answer, b: Answer, p_a: float, judge: str) -> Judgement:
     """What a judge said of two models' answers to a prompt."""
     return Judgement(
-        id=f"{a.model}~{b.model}/{a.prompt_id}",
+        id=_match_id(a, b),
         prompt_set=a.prompt_set,
         prompt_id=a.prompt_id,
         model_a=a.model,

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import xllamacpp
 
+from cai_lite.elo import as_pair, matches
 from cai_lite.engine import endpoint
 from cai_lite.engine.embedded import _gguf
 from cai_lite.engine.endpoint import ADDRESS, MODEL, Endpoint, endpoint_from_environment
 from cai_lite.errors import InputError
 from cai_lite.presets import get_preset
-from cai_lite.records import Answer, Judgement, Pair, Rows, write_json
+from cai_lite.records import Answer, Comparison, Judgement, Pair, Rows, write_json
 from cai_lite.run import Run, begin_run
 from cai_lite.stages import judge as stage
 
@@ -218,6 +219,55 @@ def test_another_judge_does_not_go_on_where_one_began(
                 stage.judge(run)
         else:
             stage.judge(run)
+
+
+def person(run: Run, n: int, **fields: Any) -> Path:
+    """A file with the first so many labels of a person, who likes what is longer."""
+    answers = stage.by_model(Rows(run.path("evaluation", "answers.jsonl"), Answer).read())
+    pairs = [as_pair(*two) for two in matches(answers, "red_team")][:n]
+    rows = [
+        Comparison(
+            **pair.model_dump() | {"p_a": 0.0, "method": "person", "principles": []} | fields
+        )
+        for pair in pairs
+    ]
+    file = run.folder.parent / "labels.jsonl"
+    file.unlink(missing_ok=True)
+    Rows(file, Comparison).append(rows)
+    return file
+
+
+def test_a_person_is_a_judge_too(run: Run) -> None:
+    stage.take_labels(run, person(run, 7))
+    found = stage.judge(run)
+    rows = Rows(run.path("judge", "judgements.jsonl"), Judgement).read()
+    assert (found["judge"], found["n_no_label"], len(rows)) == (stage.PERSON, 11, 7)
+    assert found["elo"]["harmlessness"]["n"] == 3  # prompts of which at least one pair was read
+    points = found["elo"]["harmlessness"]["models"]
+    assert points["base"][0] < points["sl_cai"][0] == 0 < points["rl_cai"][0]
+    stage.take_labels(run, person(run, 9))
+    assert run.summary("judge") is None and len(stage.judge(run)["elo"]) == 1
+
+
+@pytest.mark.parametrize(
+    "fields", [{"method": "contrast"}, {"a": "another text"}, {"id": "base~sl_cai/99"}]
+)
+def test_labels_of_something_else_are_refused(run: Run, fields: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="is not a person's label of two answers in"):
+        stage.take_labels(run, person(run, 1, **fields))
+    with pytest.raises(InputError, match="has no labels"):
+        stage.take_labels(run, person(run, 0))
+    assert not run.path("judge", "labels.jsonl").exists()
+
+
+def test_a_person_does_not_go_on_where_a_model_began(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = Longer(None, "large")  # type: ignore[arg-type]
+    monkeypatch.setattr(stage, "endpoint_from_environment", lambda: judge)
+    stage.judge(run)
+    with pytest.raises(InputError, match="judgements of 'large', now the judge is 'a person'"):
+        stage.take_labels(run, person(run, 3))
 
 
 def test_a_judge_who_never_says_a_letter_is_no_judge(
