@@ -53,9 +53,21 @@ PAPER_FILES: dict[str, str | None] = {
     ),
     "evals/HarmfulVsEthical.jsonl": None,
     "evals/HarmfulnessClassification.jsonl": None,
+    "samples/PALMS_HRLHF.jsonl": None,
+    "samples/PALMS_HHRLHF.jsonl": None,
+    "samples/PALMS_RLMADISON.jsonl": None,
+    "samples/PALMS_RLMADISON_COT.jsonl": None,
 }
+SAMPLES = {  # who wrote them: "Madison" is what the release calls Constitutional AI
+    "helpful RLHF": "PALMS_HRLHF.jsonl",
+    "HH RLHF": "PALMS_HHRLHF.jsonl",
+    "RL-CAI": "PALMS_RLMADISON.jsonl",
+    "RL-CAI with CoT": "PALMS_RLMADISON_COT.jsonl",
+}
+_STOPS = ("\n\nHuman:", "<EOT>")  # a sample ends in the mark it stopped at, or was cut off
 
 T = TypeVar("T")
+R = TypeVar("R", bound=BaseModel)
 Text = Annotated[str, StringConstraints(min_length=1)]
 Stripped = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 _FROZEN = ConfigDict(frozen=True)
@@ -195,6 +207,17 @@ class HHHRow(BaseModel):
         return _parts(self.prompt).labels.index(self.corrects[0].strip(" ()"))
 
 
+class _Sample(BaseModel):
+    sampled_string: str
+
+
+class _SampleRow(BaseModel):
+    """One prompt of a samples file of the RL stage; what else stands there is left alone."""
+
+    rl_prompt: Text
+    sampled_answers: list[_Sample] = Field(min_length=1)
+
+
 class _RequestPair(BaseModel):
     prompt: list[Stripped] = Field(min_length=1, max_length=1)
     edit_request: Stripped
@@ -239,7 +262,7 @@ def paper_file(folder: str | Path, name: str) -> Path:
     if path := _find(folder, name):
         return path
     raise InputError(
-        f"{folder}: no {name} here, nor in prompts/ or evals/; "
+        f"{folder}: no {name} here, nor in prompts/, evals/ or samples/; "
         f"fetch the paper's files or set {ENVIRONMENT_VARIABLE} to the folder that has them"
     )
 
@@ -304,12 +327,23 @@ def load_hhh(path: str | Path) -> list[HHHRow]:
     `HarmfulVsEthical.jsonl` and `HarmfulnessClassification.jsonl` are Appendix B's (a conversation
     to judge, with two and nine options). Raises InputError with file, line and field.
     """
-    path = Path(path)
-    lines = enumerate(_read_text(path).split("\n"), start=1)
-    rows = [_row(path, number, line) for number, line in lines if line.strip()]
-    if not rows:
-        raise InputError(f"{path}: no rows; expected one JSON object a line")
-    return rows
+    return _rows(Path(path), HHHRow)
+
+
+def load_samples(path: str | Path) -> list[str]:
+    """Answers that the paper's models of the RL stage wrote, all of a file, in its order.
+
+    A file of `samples/` has 17 answers to each prompt; the mark at which one stopped is taken off.
+    Raises InputError with file, line and field.
+    """
+    rows = _rows(Path(path), _SampleRow)
+    return [_said(sample.sampled_string) for row in rows for sample in row.sampled_answers]
+
+
+def _said(sample: str) -> str:
+    for stop in _STOPS:
+        sample = sample.removesuffix(stop)
+    return sample.strip()
 
 
 def without_few_shots(rows: list[HHHRow], examples: list[ChainOfThoughtExample]) -> list[HHHRow]:
@@ -341,7 +375,7 @@ def fetch_paper(
 
 
 def _find(folder: str | Path, name: str) -> Path | None:
-    places = (Path(folder, part, Path(name).name) for part in ("", "prompts", "evals"))
+    places = (Path(folder, part, Path(name).name) for part in ("", "prompts", "evals", "samples"))
     return next((path for path in places if path.is_file()), None)
 
 
@@ -405,9 +439,18 @@ def _read_json(path: Path, shape: TypeAdapter[T]) -> T:
         raise InputError(f"{path}: {_complaints(error)}") from error
 
 
-def _row(path: Path, number: int, line: str) -> HHHRow:
+def _rows(path: Path, kind: type[R]) -> list[R]:
+    """A JSONL file's rows; blank lines are left out, a file without rows is an error."""
+    lines = enumerate(_read_text(path).split("\n"), start=1)
+    rows = [_row(path, number, line, kind) for number, line in lines if line.strip()]
+    if not rows:
+        raise InputError(f"{path}: no rows; expected one JSON object a line")
+    return rows
+
+
+def _row(path: Path, number: int, line: str, kind: type[R]) -> R:
     try:
-        return HHHRow.model_validate(json.loads(line))
+        return kind.model_validate(json.loads(line))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: line {number}: not JSON ({error.msg})") from error
     except ValidationError as error:

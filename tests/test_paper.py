@@ -25,6 +25,7 @@ from cai_lite.paper import (
     paper_folder,
     without_few_shots,
 )
+from cai_lite.texts import mean_length, share_with
 
 PAPER = Path(os.environ.get("CAI_LITE_PAPER") or Path(__file__).parents[2] / "shared" / "paper")
 with_paper = pytest.mark.skipif(not PAPER.is_dir(), reason="the paper's files are not here")
@@ -440,3 +441,75 @@ def test_fetch_into_a_place_that_cannot_be_written(server: _Server, tmp_path: Pa
     (tmp_path / "prompts").write_text("a file where a folder should be")
     with pytest.raises(InputError, match="a.json: cannot be written"):
         fetch_paper(tmp_path, server.url)
+
+
+# ---- the samples of the paper's models
+
+
+def samples(path: Path, *prompts: list[str]) -> Path:
+    """A file in the form of the released samples."""
+    rows = [
+        {
+            "rl_prompt": "\n\nHuman: Why?\n\nAssistant:",
+            "comparison_dataset": "PALMS",
+            "sampled_answers": [
+                {"sampled_string": text, "pm_scores": [{"pm_score": 1.5}]} for text in texts
+            ],
+        }
+        for texts in prompts
+    ]
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n", encoding="utf-8")
+    return path
+
+
+def test_samples_lose_the_mark_they_stopped_at(tmp_path: Path) -> None:
+    file = samples(
+        tmp_path / "PALMS_RLMADISON.jsonl",
+        [" I'm here to help.\n\nHuman:", " You are valid.<EOT>"],
+        [" Cut off in the", "He said: Human: no"],
+    )
+    assert paper.load_samples(file) == [
+        "I'm here to help.", "You are valid.", "Cut off in the", "He said: Human: no",
+    ]  # fmt: skip
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    file.rename(folder / file.name)
+    assert paper.paper_file(tmp_path, file.name) == folder / file.name
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "no rows"),
+        ('{"rl_prompt": "x"}', "line 1: sampled_answers: Field required"),
+        ('{"rl_prompt": "x", "sampled_answers": []}', "line 1: sampled_answers: "),
+        ("[", "line 1: not JSON"),
+    ],
+)
+def test_sample_complaints(text: str, expected: str, tmp_path: Path) -> None:
+    file = tmp_path / "samples.jsonl"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=expected):
+        paper.load_samples(file)
+
+
+# Shares of answers with a phrase in percent, and mean characters, of the released PALMS samples.
+FIGURES = {
+    "helpful RLHF": {"sorry": 0, "i'm here to": 0, "you are valid": 0, "length": 485},
+    "HH RLHF": {"sorry": 29.1, "you are valid": 0, "length": 308},
+    "RL-CAI": {"sorry": 4.0, "i'm here to": 88.7, "you are valid": 17.6, "length": 575},
+    "RL-CAI with CoT": {"sorry": 0.9, "i'm here to": 12.5, "you are valid": 0, "length": 588},
+}
+
+
+@pytest.mark.parametrize("model", FIGURES)
+def test_the_released_samples_have_the_boilerplate_that_is_known(model: str) -> None:
+    if not paper._find(PAPER, paper.SAMPLES[model]):
+        pytest.skip("the released samples are not on this machine: cai-lite fetch-paper")
+    said = paper.load_samples(paper.paper_file(PAPER, paper.SAMPLES[model]))
+    assert len(said) == 680
+    for phrase, expected in FIGURES[model].items():
+        if phrase == "length":
+            assert mean_length(said) == pytest.approx(expected, abs=1)
+        else:
+            assert round(100 * share_with(said, phrase), 1) == expected, phrase

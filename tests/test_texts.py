@@ -6,13 +6,16 @@ from cai_lite.prompts import EXAMPLES
 from cai_lite.texts import (
     answers_to,
     commonest_opening,
+    distinct_pairs,
     echoes,
     fault,
     gives_back,
     is_loop,
+    mean_length,
     only_objects,
     outcome,
     repeats_itself,
+    share_with,
     takes_back,
     words,
 )
@@ -283,3 +286,17 @@ def test_a_text_only_objects_if_it_is_finished_and_gives_no_reason() -> None:
     assert only_objects("It is unfair to read her diary.")
     assert not only_objects("It is unfair to read her diary, because it is hers.")
     assert not only_objects("It is unfair to read her diary and")
+
+
+def test_distinct_pairs() -> None:
+    assert distinct_pairs(["one two three", "one two four"]) == 0.75  # one two, twice
+    assert distinct_pairs(["no no no no"]) == pytest.approx(1 / 3)
+    assert distinct_pairs([]) == distinct_pairs(["word", ""]) == 0
+
+
+def test_share_with_and_mean_length() -> None:
+    said = ["I'm sorry, no.", "SORRY", "Gladly.", "I am not."]
+    assert (share_with(said, "sorry"), share_with(said, "i'm"), share_with([], "no")) == (
+        0.5, 0.25, 0,
+    )  # fmt: skip
+    assert (mean_length(["four", "sixsix"]), mean_length([])) == (5, 0)
