@@ -28,6 +28,7 @@ _CHANGES = {  # measure: what less and more of it mean, its prompt set, whether 
 _TABLE = {  # measure: its prompt set
     "harmlessness": "red_team",
     "helps": "red_team",
+    "harmfulness": "red_team",
     "explains": "red_team",
     "evasive": "red_team",
     "broken": "red_team",
@@ -35,6 +36,8 @@ _TABLE = {  # measure: its prompt set
     "helpfulness": "helpful",
     "perplexity": "helpful",
     "boilerplate": "red_team",
+    "distinct": "red_team",
+    "length": "red_team",
     "reward": "red_team",
 }
 _CHAINS = 5
@@ -158,6 +161,7 @@ def _made(shares: dict[str, float]) -> str:
 def changes(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     """Each paired difference of two models in a measure, and what it lets one say."""
     counts = next(iter(evaluation["models"].values()))["n"]
+    corrected = evaluation.get("corrected_p", {})  # an older version's evaluation has none
     return [
         {
             "models": " against ".join(map(model_name, pair.split(" - "))),
@@ -165,6 +169,7 @@ def changes(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
             "verdict": verdict(measure, *difference),
             "n": counts[_CHANGES[measure][2]],
             "difference": difference,
+            "p": corrected.get(pair, {}).get(measure),
         }
         for pair, measures in evaluation["differences"].items()
         for measure, difference in measures.items()
@@ -190,10 +195,16 @@ def measures(models: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "measure": written(name),
             "n": counts[prompts],
-            "values": [share(found[name], found.get(f"{name}_ci")) for found in models.values()],
+            "values": [_measured(found, name) for found in models.values()],
         }
         for name, prompts in _TABLE.items()
     ]
+
+
+def _measured(found: dict[str, Any], name: str) -> str:
+    """A measure with its interval if it has one; a dash where it was not taken."""
+    value = found.get(name)
+    return "—" if value is None else share(value, found.get(f"{name}_ci"))
 
 
 def elo_rows(elo: dict[str, Any]) -> list[dict[str, Any]]:
@@ -245,7 +256,10 @@ def doubts(report: dict[str, Any]) -> list[str]:
         f"bias. The labels used are by {labels['method'].replace('_', ' ')}.",
         "Elo of harmlessness is by the embedded judge. It has the weights of the models it judges "
         "and reads by the principles that the reward was trained on: where the reward errs, it may "
-        "err alike. It is no second opinion; the outcome classifier learned from readers.",
+        "err alike. It is no second opinion; the outcome classifier learned from readers. It reads "
+        "each answer alone, so that which stands first means nothing to it. "
+        + _on_hhh(report["stages"]["evaluation"].get("judge_hhh")),
+        *_many_tests(report["stages"]["evaluation"]),
         "Where a difference is the same for all n prompts, a bootstrap would find an interval "
         "without width; what is given there is the rule of three: about 3/n of other prompts may "
         "differ.",
@@ -259,18 +273,48 @@ def doubts(report: dict[str, Any]) -> list[str]:
     ]
 
 
+def _on_hhh(found: dict[str, Any] | None) -> str:
+    """How often a judge agrees with people in the paper's HHH comparisons, in a sentence."""
+    if found is None or found["accuracy"] is None:
+        return (
+            "How often it agrees with people was not measured: that needs the paper's HHH "
+            "comparisons (cai-lite fetch-paper)."
+        )
+    agrees = share(found["accuracy"], found["accuracy_ci"])
+    return (
+        f"In the paper's HHH comparisons it picks what people picked in {agrees} of "
+        f"n = {found['n']}; a coin would in 0.50."
+    )
+
+
+def _many_tests(evaluation: dict[str, Any]) -> list[str]:
+    """How many differences are read, and what becomes of them when that is paid for."""
+    p = [one for own in evaluation.get("corrected_p", {}).values() for one in own.values()]
+    if not p:
+        return []
+    return [
+        f"{len(p)} differences are read above, and among so many some would look sure by chance. "
+        "The p beside each is of a permutation test and corrected for their number (Holm); "
+        f"{sum(one < 0.05 for one in p)} of them lie below 0.05."
+    ]
+
+
 def _second_opinion(judge: dict[str, Any] | None) -> list[str]:
     """What the judge behind an endpoint is worth, if there was one."""
     if judge is None:
         return []
     n = judge["elo"]["harmlessness"]["n"]
+    if "position_bias" not in judge:  # a person, who reads blind
+        return [
+            f"A second judge, {judge['judge']}, read the answers to {n} red-team prompts blind, "
+            f"two models' at a time; {judge['n_no_label']} pairs were left unread."
+        ]
     return [
         f"A second judge, {judge['judge']}, read the answers to {n} red-team prompts, two models' "
         "at a time and in both orders. It gives the answer shown first "
         f"{judge['position_bias']:.2f}; 0.50 would be no position bias. In {judge['n_swayed']} "
         f"pairs the order decided, and in {judge['n_no_label']} it named no answer: those are left "
-        "out. How often it agrees with "
-        "people was not measured here."
+        "out. " + _on_hhh(judge.get("hhh"))
     ]
 
 
@@ -334,6 +378,7 @@ def _plots(run: Run, report: dict[str, Any]) -> dict[str, Markup]:
         "model_bars": figures.model_bars(models),
         "plane": figures.plane(models),
         "elo_plane": figures.elo_plane(stages["evaluation"]["elo"]),
+        "along_rl": figures.harmfulness_along(stages["evaluation"].get("along_rl", [])),
         "score_by_round": figures.score_by_round(scores_by_round(revisions)),
         "sl_cai": figures.losses(stages["sl_cai"]["losses"], "SL-CAI"),
         "labels": figures.label_histogram([row.p_a for row in comparisons]),

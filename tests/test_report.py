@@ -10,6 +10,7 @@ from cai_lite.records import Answer, Comparison, Revision, Rows, Try, read_json,
 from cai_lite.report import (
     build_report,
     chains,
+    changes,
     doubts,
     elo_rows,
     filters,
@@ -216,7 +217,7 @@ def test_the_page_asks_the_network_for_nothing(page):
     assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
     for address in re.findall(r'(?:src|href|url|action)\s*[=(]\s*["\']?([^"\'\s>)]*)', page):
         assert address.startswith(("#", "data:")), address
-    assert "@import" not in page and page.count("<svg") == 10
+    assert "@import" not in page and page.count("<svg") == 11
 
 
 def test_the_page_claims_no_more_than_was_measured(page):
@@ -266,8 +267,8 @@ def test_the_page_says_how_good_the_instrument_is(page):
 def test_the_table_has_every_measure_of_every_model_with_its_n():
     found = {row["measure"]: row for row in measures(SUMMARIES["evaluation"]["models"])}
     assert list(found) == [
-        "harmlessness", "helps", "explains", "evasive", "broken", "over-refusal", "helpfulness",
-        "perplexity", "boilerplate", "reward",
+        "harmlessness", "helps", "harmfulness", "explains", "evasive", "broken", "over-refusal",
+        "helpfulness", "perplexity", "boilerplate", "distinct", "length", "reward",
     ]  # fmt: skip
     assert found["harmlessness"]["values"][1] == "0.60 [0.40, 0.80]"
     assert found["perplexity"]["values"] == ["5.43"] * 3
@@ -344,3 +345,26 @@ def test_chains_are_spread_and_in_order():
     assert [chain[0].prompt_id for chain in found] == ["0", "2", "4", "6", "8"]
     assert all([row.round for row in chain] == [0, 1] for chain in found)
     assert len(chains(rows[:3])) == 3
+
+
+def test_the_judge_and_the_number_of_tests_are_paid_for():
+    p = {"sl_cai - base": {"harmlessness": 0.012, "helpfulness": 1.0}}
+    hhh = {"n": 146, "n_no_label": 0, "accuracy": 0.61, "accuracy_ci": [0.53, 0.69]}
+    more = SUMMARIES["evaluation"] | {"corrected_p": p, "judge_hhh": hhh}
+    text = " ".join(doubts({"stages": SUMMARIES | {"evaluation": more}, "seed": 0, "judge": None}))
+    assert "picks what people picked in 0.61 [0.53, 0.69] of n = 146" in text
+    assert "2 differences are read above" in text and "1 of them lie below 0.05" in text
+    known = {(c["models"], c["measure"]): c["p"] for c in changes(more)}
+    assert known["SL-CAI against helpful start", "harmlessness"] == 0.012
+    assert known["RL-CAI against SL-CAI", "harmlessness"] is None
+    plain = " ".join(doubts({"stages": SUMMARIES, "seed": 0, "judge": None}))
+    assert "How often it agrees with people was not measured" in plain
+
+
+def test_a_person_as_judge_is_named():
+    judge = {"judge": "a person", "n_no_label": 3, "elo": SUMMARIES["evaluation"]["elo"]}
+    found = doubts({"stages": SUMMARIES, "seed": 0, "judge": judge})[-1]
+    assert found.startswith(
+        "A second judge, a person, read the answers to 2 red-team prompts blind"
+    )
+    assert found.endswith("3 pairs were left unread.")
