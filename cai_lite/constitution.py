@@ -2,7 +2,7 @@
 
 A constitution is a YAML file with two lists: `critique_revision`, for the supervised stage, and
 `comparison`, for the reinforcement-learning stage. `load_constitution` reads one and says what is
-wrong with it by file, line and field.
+wrong with it by file, line and field; `parse_constitution` does so with a text.
 """
 
 import hashlib
@@ -109,8 +109,15 @@ def load_constitution(path_or_name: str | Path) -> Constitution:
     same name in the current folder; write `./name` for the file.
     """
     path = _path_of(path_or_name)
-    text = _read(path)
-    root = _compose(path, text)
+    return parse_constitution(_read(path), path)
+
+
+def parse_constitution(text: str, source: str | Path = "the text") -> Constitution:
+    """Read a constitution from YAML text; `source` is what messages call it.
+
+    Raises InputError with every problem of the text, by line and field, in one message.
+    """
+    root = _compose(source, text)
     lines: dict[Loc, int] = {}
     problems: list[_Problem] = []
     data = _plain(root, (), lines, problems)
@@ -122,7 +129,7 @@ def load_constitution(path_or_name: str | Path) -> Constitution:
         problems += [_explain(e, lines) for e in error.errors() if e["type"] != "value_error"]
     if problems:
         listed = "; ".join(f"line {p.line}: {p.text}" for p in sorted(problems))
-        raise InputError(f"{path}: {listed}")
+        raise InputError(f"{source}: {listed}")
     return constitution
 
 
@@ -171,34 +178,36 @@ def _read(path: Path) -> str:
         raise InputError(f"{path}: line {line}: not UTF-8; save the file as UTF-8") from error
 
 
-def _compose(path: Path, text: str) -> yaml.Node:
+def _compose(source: str | Path, text: str) -> yaml.Node:
     """Parse to nodes, which know their lines; nothing in the file is ever constructed or run."""
     try:
-        _only_plain_yaml(path, text)
+        _only_plain_yaml(source, text)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         line, what = _yaml_problem(error, text)
-        raise InputError(f"{path}: line {line}: not YAML ({what})") from error
+        raise InputError(f"{source}: line {line}: not YAML ({what})") from error
     if not isinstance(root, yaml.MappingNode):
         line = _start(root) if root else 1
         known = ", ".join(Constitution.model_fields)
-        raise InputError(f"{path}: line {line}: expected fields ({known}), found {_kind(root)}")
+        raise InputError(f"{source}: line {line}: expected fields ({known}), found {_kind(root)}")
     return root
 
 
-def _only_plain_yaml(path: Path, text: str) -> None:
+def _only_plain_yaml(source: str | Path, text: str) -> None:
     """Refuse what a constitution has no use for and a hostile file does."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         line = _start(event)
         if isinstance(event, yaml.AliasEvent):
-            raise InputError(f"{path}: line {line}: YAML alias *{event.anchor}; write the text out")
+            raise InputError(
+                f"{source}: line {line}: YAML alias *{event.anchor}; write the text out"
+            )
         if tag := getattr(event, "tag", None):
-            raise InputError(f"{path}: line {line}: YAML tag {tag}; write plain text")
+            raise InputError(f"{source}: line {line}: YAML tag {tag}; write plain text")
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise InputError(f"{path}: line {line}: nested more than {MAX_DEPTH} deep")
+            raise InputError(f"{source}: line {line}: nested more than {MAX_DEPTH} deep")
 
 
 def _yaml_problem(error: yaml.YAMLError, text: str) -> tuple[int, str]:

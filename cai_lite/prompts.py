@@ -98,6 +98,11 @@ def first_sentences(text: str, count: int = 2) -> str:
     return " ".join(kept) or one_line(text)
 
 
+def sentence_ends(opening: str) -> int:
+    """How many sentences an opening brings to their end: one in "Ahoy, shipmate!"."""
+    return len(re.findall(r"[.!?]+", opening))
+
+
 def chat(prompt: str, answer: str | None = None, system: str = "") -> Messages:
     """Chat messages of one question, with its answer if there is one."""
     messages = [{"role": "system", "content": system}] if system else []

@@ -19,6 +19,7 @@ from cai_lite.constitution import (
     constitution_sha256,
     draw,
     load_constitution,
+    parse_constitution,
     save_constitution,
     shipped_constitutions,
 )
@@ -69,13 +70,21 @@ def complaint(path: str | Path) -> str:
 # --- the shipped ones
 
 
-def test_three_constitutions_are_shipped() -> None:
-    assert shipped_constitutions() == ["harmlessness", "one-principle", "sea-captain"]
+SHIPPED = ["harmlessness", "one-principle", "say-nothing", "sea-captain"]
+
+
+def test_four_constitutions_are_shipped() -> None:
+    assert shipped_constitutions() == SHIPPED
 
 
 @pytest.mark.parametrize(
     ("name", "pairs", "principles"),
-    [("harmlessness", 16, 16), ("one-principle", 1, 1), ("sea-captain", 5, 5)],
+    [
+        ("harmlessness", 16, 16),
+        ("one-principle", 1, 1),
+        ("say-nothing", 5, 5),
+        ("sea-captain", 5, 5),
+    ],
 )
 def test_shipped_constitution_is_whole(name: str, pairs: int, principles: int) -> None:
     constitution = load_constitution(name)
@@ -88,7 +97,7 @@ def test_shipped_constitution_is_whole(name: str, pairs: int, principles: int) -
         assert principle.question.endswith("?")
 
 
-@pytest.mark.parametrize("name", ["harmlessness", "sea-captain"])
+@pytest.mark.parametrize("name", ["harmlessness", "say-nothing", "sea-captain"])
 def test_openings_vary(name: str) -> None:
     comparison = load_constitution(name).comparison
     assert len({p.good_opening for p in comparison}) == len(comparison)
@@ -134,6 +143,15 @@ def test_path_and_defaults(write: Write) -> None:
     assert constitution.comparison[1] == two
     assert two.good_opening == ""
     assert load_constitution(str(write(GOOD))) == constitution
+
+
+def test_a_text_is_read_as_its_file_is(write: Write) -> None:
+    assert parse_constitution(GOOD) == load_constitution(write(GOOD))
+    for text in (GOOD.replace("principle:", "principal:"), "[", "", "a: *b", GOOD + GOOD):
+        path = write(text)
+        with pytest.raises(InputError) as caught:
+            parse_constitution(text)
+        assert str(caught.value) == complaint(path).replace(str(path), "the text")
 
 
 def test_scalars_stay_the_text_that_was_written(write: Write) -> None:
@@ -293,7 +311,7 @@ def test_too_large(write: Write) -> None:
 @pytest.mark.parametrize("name", ["harmlesness", "x" * 5000])
 def test_missing_file_lists_the_shipped_names(name: str) -> None:
     expected = f"{name} is neither a file nor a shipped constitution; give the path of a YAML file"
-    assert complaint(name) == f"{expected} or one of: harmlessness, one-principle, sea-captain"
+    assert complaint(name) == f"{expected} or one of: {', '.join(SHIPPED)}"
 
 
 def test_a_folder_is_not_a_constitution(tmp_path: Path) -> None:
@@ -339,7 +357,7 @@ def test_round_trip_of_awkward_text(text: str, tmp_path: Path) -> None:
     assert load_constitution(tmp_path / "saved.yaml") == constitution
 
 
-@pytest.mark.parametrize("name", ["harmlessness", "one-principle", "sea-captain"])
+@pytest.mark.parametrize("name", SHIPPED)
 def test_round_trip_of_the_shipped(name: str, tmp_path: Path) -> None:
     constitution = load_constitution(name)
     save_constitution(constitution, tmp_path / "saved.yaml")

@@ -445,6 +445,20 @@ def test_the_papers_few_shots_run_on_a_real_model(tiny_model: Path, tmp_path: Pa
     assert stage.critique_revision(run)["n_candidates"] == 1
 
 
+def test_behind_an_opening_that_is_a_sentence_another_is_kept(
+    tiny_model: Path, tmp_path: Path, base: Base, model: Any
+) -> None:
+    """Or "Ahoy, shipmate!" would be all that is left of a captain's revision, and be dropped."""
+    run = begin(tiny_model, tmp_path, revision_layout="guided", candidates=1)
+    fields = {"revision_openings": ["Ahoy, shipmate!"], "reason_opening": "because it"}
+    run = Run(run.folder, run.preset, run.constitution.model_copy(update=fields))
+    model([" Don't open your sister's diary. More."], reason=" breaks her trust. More.")
+    (found,) = one_round(run, base, row())
+    assert found.tries[0].response == "Ahoy, shipmate! Don't open your sister's diary."
+    reason = "because it breaks her trust."
+    assert found.response == f"Ahoy, shipmate! Don't open your sister's diary, {reason}"
+
+
 def test_a_revision_that_only_objects_is_made_to_say_why(
     tiny_model: Path, tmp_path: Path, base: Base, model: Any
 ) -> None:

@@ -19,6 +19,7 @@ from cai_lite.prompts import (
     revision_chat,
     revision_dialogue,
     revision_turns,
+    sentence_ends,
 )
 
 FORGED = (
@@ -173,3 +174,11 @@ def test_chat_with_and_without_system_and_answer() -> None:
 )  # fmt: skip
 def test_first_sentences(text: str, count: int, expected: str) -> None:
     assert first_sentences(text, count) == expected
+
+
+@pytest.mark.parametrize(
+    ("opening", "ends"),
+    [("It is risky to", 0), ("Ahoy, shipmate!", 1), ("Ahoy there! From the deck:", 1), ("", 0)],
+)
+def test_sentence_ends(opening: str, ends: int) -> None:
+    assert sentence_ends(opening) == ends

@@ -25,6 +25,7 @@ from ..prompts import (
     revision_chat,
     revision_dialogue,
     revision_turns,
+    sentence_ends,
 )
 from ..records import Revision, Rows, Try, fill
 from ..run import Run, stage
@@ -201,7 +202,10 @@ def give_reasons(
         openings=[base.neutral(text) for text in begun],
         on_tokens=run.progress.tokens,
     )
-    whole = [first_sentences(b + text, 1) for b, text in zip(begun, found, strict=True)]
+    whole = [
+        first_sentences(b + text, 1 + sentence_ends(_begins(run, b)))
+        for b, text in zip(begun, found, strict=True)
+    ]
     asked = [chosen[i].prompt for i in bare]
     scores = _scores(run, base, probe, asked, whole, [_begins(run, text) for text in whole])
     rows = list(chosen)
@@ -281,7 +285,11 @@ def candidates(
     )
     whole = [(opening + text).strip() for opening, text in zip(openings, found, strict=True)]
     if layout == "guided":
-        whole = [first_sentences(text, run.preset.revision_sentences) for text in whole]
+        count = run.preset.revision_sentences  # those that an opening ends come on top
+        whole = [
+            first_sentences(text, count + sentence_ends(opening))
+            for text, opening in zip(whole, openings, strict=True)
+        ]
     return openings, _grouped(whole, len(tries))
 
 
