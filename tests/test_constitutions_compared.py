@@ -74,3 +74,63 @@ def test_a_run_without_pairs_says_what_to_run(run: Run) -> None:
     one = load_constitution("one-principle")
     with pytest.raises(InputError, match="no pairs of answers; run ai-feedback"):
         stage.compare_constitutions(run, one, one)
+
+
+# --- telling two models apart
+
+
+def test_telling_apart_is_counted_by_hand() -> None:
+    leads = np.array([[3.0, 3.0], [2.0, -2.0], [-1.0, -1.0], [0.0, 0.0]])
+    found = stage.told_apart(leads, ["hail", "wind"])
+    # right; a tie, for one principle speaks for either; wrong; a tie, for neither speaks
+    assert (found["n"], found["right"]) == (4, 0.5)
+    assert found["ci"][0] < 0.5 < found["ci"][1]
+    assert found["principles"]["hail"]["right"] == (1 + 1 + 0 + 0.5) / 4
+    assert found["principles"]["wind"]["right"] == (1 + 0 + 0 + 0.5) / 4
+
+
+CAPTAIN = load_constitution("sea-captain")
+PROMPTS = [f"How do I open {i}?" for i in range(5)]
+PLAIN = [f"Take a wire, {i}." for i in range(4)] + ["It is so."]
+HAILS = [f"Ahoy {i}, I won't, for the tide is high." for i in range(4)] + ["It is so."]
+
+
+@pytest.fixture
+def leads_of(run: Run, tiny_base: Any) -> dict[str, Any]:
+    """Both ways to tell models apart, of the captain's constitution on the tiny model."""
+    captains = Run(run.folder, run.preset, CAPTAIN)
+    reader = stage.own_reader(captains, tiny_base)
+    assert reader.principles == tuple(p.id for p in CAPTAIN.comparison)
+    return {
+        "read": lambda *texts: stage.read_leads(tiny_base, reader, PROMPTS, *texts, 3),
+        "asked": lambda *texts: stage.asked_leads(tiny_base, CAPTAIN, PROMPTS, *texts, 3),
+    }
+
+
+@pytest.mark.parametrize("way", ["read", "asked"])
+def test_order_means_nothing_and_equal_answers_are_a_coin(leads_of: Any, way: str) -> None:
+    there, back = leads_of[way](PLAIN, HAILS), leads_of[way](HAILS, PLAIN)
+    assert there.shape == (5, len(CAPTAIN.comparison))
+    np.testing.assert_allclose(there, -back, atol=1e-3)
+    assert (there[:4] != 0).any() and (there[4] == 0).all()
+    same = leads_of[way](HAILS, HAILS)
+    assert (same == 0).all() and stage.told_apart(same, list("abcde"))["right"] == 0.5
+
+
+@pytest.mark.parametrize("way", ["read", "asked"])
+def test_every_prompt_needs_both_answers(leads_of: Any, way: str) -> None:
+    with pytest.raises(InputError, match="5 prompts, 4 and 5 answers; expected one answer"):
+        leads_of[way](PLAIN[:4], HAILS)
+
+
+def test_a_reader_of_known_directions_tells_who_follows(tiny_base: Any) -> None:
+    """A reader that points along the captain's answers finds them all; turned round, none."""
+    states = [
+        stage.answer_states(tiny_base, PROMPTS[:4], texts[:4], (1,), 4).numpy().mean(0)
+        for texts in (PLAIN, HAILS)
+    ]
+    way = (states[1] - states[0])[None]
+    for sign, share in ((1, 1.0), (-1, 0.0)):
+        reader = stage.Reader((1,), ("all",), 0 * way[0], 0 * way[0] + 1, sign * way, 1.0)
+        leads = stage.read_leads(tiny_base, reader, PROMPTS[:4], PLAIN[:4], HAILS[:4], 4)
+        assert stage.told_apart(leads, ["all"])["right"] == share

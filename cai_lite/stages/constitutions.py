@@ -2,7 +2,8 @@
 
 The same model is asked each principle's own question about each answer (pointwise), so nothing is
 trained and only the principles differ. A small model hears the principles badly (notebook 03): what
-is compared is what it makes of them.
+is compared is what it makes of them. What it has no words for may be in its hidden states: whether
+models by two constitutions can be told apart is read there as well.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,9 @@ from sklearn.metrics import cohen_kappa_score
 from .. import lens
 from ..constitution import Constitution
 from ..engine import judges, labellers
-from ..engine.models import Base, load_base
+from ..engine.contrast import answer_states, contrast_pairs
+from ..engine.models import Base, load_base, role
+from ..engine.reader import OWN_TEXT, Reader, fit_reader
 from ..errors import InputError
 from ..measures import share_interval
 from ..records import Pair, Rows
@@ -54,6 +57,92 @@ def compare_constitutions(
             for name, own in both.items()
         },
     }
+
+
+def told_apart(leads: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """How often a labeller says right which of two answers is by the constitution's own model.
+
+    `leads`, (prompts, principles), are above zero where that model's answer follows the principle
+    better: see `read_leads` and `asked_leads`. The mean over principles decides; a tie counts half.
+    Shares with n and Wilson's interval, of all principles together and of each alone.
+    """
+    return {
+        "n": len(leads),
+        **_right(leads.mean(1)),
+        "principles": {name: _right(own) for name, own in zip(names, leads.T, strict=True)},
+    }
+
+
+def _right(leads: np.ndarray) -> dict[str, Any]:
+    right = (np.sign(leads) + 1) / 2
+    return {"right": round(float(right.mean()), 4), "ci": share_interval(right)}
+
+
+def read_leads(
+    base: Base,
+    reader: Reader,
+    prompts: Sequence[str],
+    others: Sequence[str],
+    followers: Sequence[str],
+    batch_size: int,
+) -> np.ndarray:
+    """By how much each follower's answer reads more principled, (prompts, reader's principles).
+
+    Each answer is read alone in the untouched base's hidden states, so that there is no order to
+    be led by; equal answers lead by exactly 0. InputError for lists of no or different lengths.
+    """
+    said = _said(prompts, others, followers)
+    once = list(dict.fromkeys(said))
+    asked, answers = zip(*once, strict=True)
+    with role(base, None):
+        states = answer_states(base, asked, answers, reader.layers, batch_size)
+    found = dict(zip(once, reader.logits(states), strict=True))
+    other, follower = np.array([found[one] for one in said]).reshape(2, len(prompts), -1)
+    return follower - other
+
+
+def asked_leads(
+    base: Base,
+    constitution: Constitution,
+    prompts: Sequence[str],
+    others: Sequence[str],
+    followers: Sequence[str],
+    batch_size: int,
+) -> np.ndarray:
+    """The same by each comparison principle's question: leads of log P(Yes) − log P(No)."""
+    _said(prompts, others, followers)
+    pairs = [
+        Pair(id=str(number), prompt=prompt, a=a, b=b)
+        for number, (prompt, a, b) in enumerate(zip(prompts, others, followers, strict=True))
+    ]
+    with role(base, None):
+        work = [(pair, constitution.comparison) for pair in pairs]
+        labels = labellers.pointwise(base, work, batch_size)
+    margins = labels.scores["margins"].reshape(len(pairs), -1, 2)
+    return margins[:, :, 1] - margins[:, :, 0]
+
+
+def _said(
+    prompts: Sequence[str], others: Sequence[str], followers: Sequence[str]
+) -> list[tuple[str, str]]:
+    """(prompt, answer) of every other's answer, then of every follower's."""
+    if not prompts or not len(prompts) == len(others) == len(followers):
+        found = f"{len(prompts)} prompts, {len(others)} and {len(followers)} answers"
+        raise InputError(f"{found}; expected one answer of each model to every prompt")
+    return [*zip(prompts, others, strict=True), *zip(prompts, followers, strict=True)]
+
+
+def own_reader(run: Run, base: Base) -> Reader:
+    """A reader taught by the run's contrast pairs alone: what the constitution says, and no more.
+
+    The pairs are the start's answers to training prompts under a principle and under its opposite,
+    their openings cut off; nothing of a trained model is in them.
+    """
+    prompts = run.prompts("red_team", "train", run.preset.contrast_prompts)
+    names = [p.id for p in run.constitution.comparison if p.good and p.bad]
+    with role(base, None):
+        pairs = contrast_pairs(run, base, prompts)
+        return fit_reader(base, pairs, names, OWN_TEXT, run.preset.batch_size)
 
 
 def by_principle(
