@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 SAMPLES = Path(__file__).parents[1] / "data" / "samples"
 # of no run: benchmarks/ made them
-KEPT = ("ablations.jsonl", "labels.jsonl", "labels_large.jsonl", "goodhart.json")
-LEFT_OUT = ("run.lock", "checkpoints", "README.md", "report.html")
+KEPT = ("ablations.jsonl", "labels.jsonl", "labels_large.jsonl", "goodhart.json", "rounds.json",
+        "tell_apart.json", "tell_apart.jsonl")  # fmt: skip
+LEFT_OUT = ("run.lock", "checkpoints", "by_step", "rounds", "README.md", "report.html")
 
 
 def halve(path: Path) -> None:

@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from cai_lite.answers import differences, summarise
+from cai_lite.engine.answering import answer_all
 from cai_lite.engine.models import add_adapter, load_base
 from cai_lite.engine.outcomes import load_classifier
 from cai_lite.presets import get_preset
 from cai_lite.progress import Progress
+from cai_lite.records import Answer, Rows
 from cai_lite.run import Run, begin_run
 from cai_lite.stages.critique_revision import critique_revision
-from cai_lite.stages.evaluation import answer_all
 from cai_lite.stages.sl_cai import sl_cai
 
-MODELS = ("base", "sl_cai")
+MODELS = {"base": None, "sl_cai": "sl_cai"}  # and the adapter that answers
 SHOWN = ("harmlessness", "helpfulness", "over_refusal", "broken", "boilerplate", "opening")
 
 
@@ -39,7 +40,8 @@ def measured(run: Run) -> dict[str, Any]:
     base = load_base(run.preset)
     add_adapter(base, run.path("sl_cai", "adapter"), "sl_cai")
     reader = load_classifier(base)
-    answers = {model: answer_all(run, base, None, reader, model) for model in MODELS}
+    store = Rows(run.path("evaluation", "answers.jsonl"), Answer)
+    answers = {m: answer_all(run, base, reader, m, adapter, store) for m, adapter in MODELS.items()}
     shares = {model: summarise(run, rows) for model, rows in answers.items()}
     return {
         "seed": run.preset.seed,

@@ -35,7 +35,7 @@ _STAGES = {
 }
 _BESIDE = {  # no part of a whole run
     "dpo": "train on the same labels by DPO, a substitute for RL; evaluation then measures it too",
-    "judge": "have a model behind an OpenAI-compatible endpoint judge the evaluation's answers",
+    "judge": "have a person, or a model behind an OpenAI-compatible endpoint, judge the answers",
 }
 _PRESETS = ("auto", "ci", "cpu", "t4", "gpu")
 _HHH_FILE = "438HHHEvaluations.jsonl"
@@ -108,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     for name, text in (_STAGES | _BESIDE).items():
         _add_stage(commands, name, text)
+    _add_iterate(commands)
     _add_compare(commands)
     _add_constitution(commands)
     _add_hhh(commands)
@@ -154,6 +155,16 @@ def _add_stage(commands: Any, name: str, text: str) -> None:
     if name == "critique-revision":
         _preset_options(parser)
         _out_option(parser)
+    _json_option(parser)
+
+
+def _add_iterate(commands: Any) -> None:
+    text = "close the loop: RL-CAI of each round labels for the next, and every round is measured"
+    example = "cai-lite iterate --rounds 3 --run runs/ci"
+    parser = _command(commands, "iterate", text, example, iterate, _show_rounds)
+    add = parser.add_argument
+    add("--rounds", type=int, required=True, metavar="K", help="in all; round 1 is the run itself")
+    _run_option(parser)
     _json_option(parser)
 
 
@@ -329,8 +340,24 @@ def run_stage(options: Options) -> Found:
         folder, preset = _folder(options), None
     with locked(folder), _begun(folder, preset, progress) as opened:
         _same_weights(opened)
+        _with_more(opened, options)
         summary = _one_stage(opened, options.stage)
     return {"run": str(folder), "stage": options.stage} | summary
+
+
+def _with_more(opened: "Run", options: Options) -> None:
+    """What a stage is given beside the run: models to measure, a person's labels."""
+    for setting in getattr(options, "also", None) or ():
+        from .stages.evaluation import add_model
+
+        name, equals, folder = setting.partition("=")
+        if not equals:
+            raise InputError(f"--also takes NAME=DIR, found {setting!r}")
+        add_model(opened, name, Path(folder))
+    if labels := getattr(options, "labels", None):
+        from .stages.judge import take_labels
+
+        take_labels(opened, Path(labels))
 
 
 def _says_how_to_begin(options: Options) -> bool:
@@ -377,6 +404,35 @@ def _begun(folder: Path, preset: "Preset | None", progress: "Progress") -> Itera
     opened = begin_run(folder, preset, progress) if preset else open_run(folder, progress)
     with forgotten_if_bare(folder) if preset else contextlib.nullcontext():
         yield opened
+
+
+def iterate(options: Options) -> Found:
+    """Rounds in which the improved model labels; returns the measures of each, round 1 first."""
+    from .run import locked, open_run
+
+    if options.rounds < 2:
+        raise InputError(f"--rounds is {options.rounds}; expected 2 or more, the run being round 1")
+    opened = open_run(_folder(options), _progress())
+    for name in ("sl_cai", "ai_feedback", "preference_model", "rl_cai"):
+        opened.require(name)
+    from .stages.iterate import measure_round, write_rounds
+
+    with locked(opened.folder):
+        _same_weights(opened)
+        measured = []
+        for number in range(1, options.rounds + 1):
+            _improve(opened, number, options.rounds)
+            measured.append(measure_round(opened, number))
+        return {"run": str(opened.folder)} | write_rounds(opened, measured)
+
+
+def _improve(opened: "Run", number: int, rounds: int) -> None:
+    """Label, learn and train again in the folder of a later round; round 1 is done."""
+    from .stages.iterate import AGAIN, begin_round
+
+    own = begin_round(opened, number)
+    for stage in AGAIN if number > 1 else ():
+        _one_stage(own, stage, f"round {number} of {rounds}, ")
 
 
 def compare(options: Options) -> Found:
@@ -485,6 +541,23 @@ def _show_stage(found: Found) -> None:
         print(f"{name}: {value}")
 
 
+def _show_rounds(found: Found) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from .teaching.figures import ROUNDS, round_cell
+
+    table = Table("measure", title="round by round, in brackets the 95% interval")
+    for one in found["rounds"]:
+        table.add_column(f"round {one['round']}", justify="right")
+    for name, title, _ in ROUNDS:
+        table.add_row(title, *[Text(round_cell(one, name)) for one in found["rounds"]])
+    stop = found["stop"]
+    said = f"stop before round {stop['round']}: {stop['why']}" if stop else "no reason to stop yet"
+    Console().print(table, Text(_printable(said)))
+
+
 def _show_answers(found: Found) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -521,6 +594,32 @@ def _show_compared(found: Found) -> None:
         texts = [Text(_printable(pair[name])) for name in ("prompt", "a", "b")]
         table.add_row(*texts, *(f"{p:.2f}" for p in pair["p_a"]))
     Console().print(table)
+    for name, principles in found["coverage"].items():
+        _show_principles(name, principles, found["torn"][name])
+
+
+def _show_principles(name: str, covered: Found, torn: list[Found]) -> None:
+    """On how many pairs each principle has something to say, and where they want different things.
+
+    A pair is shown where principles prefer different sides.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    coverage = Table("principle", "has something to say of", title=Text(_printable(name)))
+    for principle, share in covered.items():
+        coverage.add_row(Text(_printable(principle)), f"{share:.0%} of the pairs")
+    table = Table("prompt", "for A", "for B", title=Text("most torn"), show_lines=True)
+    for pair in torn:
+        sides = dict(zip(covered, pair["p_a"], strict=True))
+        wanting = [[one for one, p in sides.items() if (p > 0.5) is a] for a in (True, False)]
+        if all(wanting):
+            table.add_row(
+                *(Text(_printable(t)) for t in (pair["prompt"], *map(", ".join, wanting)))
+            )
+    for shown in (coverage, table) if table.row_count else (coverage,):
+        Console().print(shown)
 
 
 def _show_methods(found: Found) -> None:

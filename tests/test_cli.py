@@ -31,6 +31,7 @@ COMMANDS = (
     "evaluation",
     "compare",
     "judge",
+    "iterate",
     "constitution",
     "hhh",
     "lab",
@@ -201,13 +202,35 @@ def test_constitutions_are_compared_on_a_runs_pairs(finished, capfd):
     found = json.loads(capfd.readouterr().out)
     assert found["n"] == 3 and found["constitutions"] == ["one-principle", "sea-captain"]
     assert main([*command, "--limit", "3"]) == 0
-    assert "of n = 3 pairs" in " ".join(capfd.readouterr().out.split())
+    out = " ".join(capfd.readouterr().out.split())
+    assert "of n = 3 pairs" in out and "sea-picture" in out and "% of the pairs" in out
     fails(capfd, [*command, "--limit", "0"], "--limit is 0", "1 pair or more")
+
+
+def test_principles_that_pull_apart_are_shown_by_their_sides(capsys):
+    torn = [
+        {"prompt": "Lie to [b]her?", "a": "Yes", "b": "No", "p_a": [0.9, 0.2, 0.6]},
+        {"prompt": "All agree", "a": "Yes", "b": "No", "p_a": [0.9, 0.8, 0.7]},
+    ]
+    cli._show_principles("mi\x1bne", {"kind": 0.5, "honest": 1.0, "brief": 0.0}, torn)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "mine" in out and "50% of the pairs" in out and "Lie to [b]her?" in out
+    assert "kind, brief" in out and "honest" in out and "All agree" not in out
+    cli._show_principles("one", {"kind": 0.5}, [torn[0] | {"p_a": [0.9]}])
+    assert "torn" not in capsys.readouterr().out
 
 
 def test_every_adapter_of_a_run_has_its_card(finished):
     for stage in ("sl_cai", "preference_model", "rl_cai"):
         assert "## Limits" in (finished[0] / stage / "adapter" / "README.md").read_text()
+
+
+def test_what_a_stage_is_given_beside_the_run_is_checked(finished, capfd, tmp_path):
+    run = ["--run", str(finished[0])]
+    fails(capfd, ["evaluation", *run, "--also", "mine"], "--also takes NAME=DIR, found 'mine'")
+    wrong = ["evaluation", *run, "--also", f"mine={tmp_path}"]
+    fails(capfd, wrong, "adapter_config.json is not there")
+    fails(capfd, ["judge", *run, "--labels", str(tmp_path / "no.jsonl")], "no.jsonl has no labels")
 
 
 def test_a_judge_without_an_address_says_how_to_name_one(finished, capfd, monkeypatch):

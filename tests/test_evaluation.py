@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from cai_lite import answers as counts
 from cai_lite.answers import OUTCOMES
-from cai_lite.engine import outcomes
+from cai_lite.engine import answering, outcomes
 from cai_lite.engine.models import Base, add_adapter, load_base, new_adapter, save_adapter
 from cai_lite.engine.outcomes import load_classifier, save_classifier
 from cai_lite.engine.scoring import perplexity
@@ -73,7 +73,7 @@ def found(run: Run) -> tuple[dict[str, Any], list[Answer], FakeReader]:
 
 def test_every_model_answers_every_prompt_once(run: Run, found: Any) -> None:
     _, answers, reader = found
-    prompts = [prompt.id for _, prompt in stage.evaluation_prompts(run)]
+    prompts = [prompt.id for _, prompt in answering.evaluation_prompts(run)]
     assert len(prompts) == 12 == len(set(prompts))
     for model in stage.MODELS:
         assert [row.prompt_id for row in answers if row.model == model] == prompts
@@ -89,7 +89,7 @@ def test_every_model_answers_every_prompt_once(run: Run, found: Any) -> None:
 def test_helpfulness_averages_over_the_answers_to_a_prompt(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prompts = [prompt for _, prompt in stage.evaluation_prompts(run)]
+    prompts = [prompt for _, prompt in answering.evaluation_prompts(run)]
     checked = [prompt for prompt in prompts if prompt.check]
     seen: list[list[int]] = []
 
@@ -97,9 +97,9 @@ def test_helpfulness_averages_over_the_answers_to_a_prompt(
         seen.append(seeds)
         return [p.reference if len(seen) == 2 else "no" for p in checked]
 
-    monkeypatch.setattr(stage, "generate", said)
+    monkeypatch.setattr(answering, "generate", said)
     several = dataclasses.replace(run, preset=run.preset.model_copy(update={"eval_samples": 4}))
-    shares = stage.pass_shares(several, load_base(run.preset), prompts, ["no"] * len(prompts))
+    shares = answering.pass_shares(several, load_base(run.preset), prompts, ["no"] * len(prompts))
     assert shares == {prompt.id: 0.25 for prompt in checked}
     assert len({seed for seeds in seen for seed in seeds}) == 3 * len(checked)
 

@@ -61,6 +61,7 @@ ALL = {
     "reliability": lambda: figures.reliability([0.1, 0.9, 1.0], [0.2, 0.8, 1.0]),
     "reliabilities": lambda: figures.reliabilities(PREDICTORS),
     "agreement_matrix": lambda: figures.agreement_matrix(list("abcdef"), SHARES[:6, :6]),
+    "coverage_map": lambda: figures.coverage_map(["a", "b"], ["x", "y", "z"], SHARES[:2, :3], 0.1),
     "rl_curves": lambda: figures.rl_curves(STEPS),
     "too_far": lambda: figures.too_far({"no leash": STEPS, "leash": STEPS[:1]}),
     "model_bars": lambda: figures.model_bars(MODELS),
@@ -286,6 +287,27 @@ def test_agreement_needs_a_name_for_every_row():
         figures.agreement_matrix(["a", "b", "c"], np.ones((2, 2)))
 
 
+def test_a_dot_marks_who_has_something_to_say():
+    p = np.array([[0.5, 0.61, 0.1], [0.59, 0.5, 0.41]])
+    ax = figures.coverage_map(["a", "b"], ["x", "y", "z$"], p, 0.1).axes[0]
+    dots = {(line.get_xdata()[0], line.get_ydata()[0]): line.get_color() for line in ax.lines}
+    assert dots == {(1.5, 0.5): "black", (2.5, 0.5): "white"}
+    assert ax.get_ylim() == (2, 0) and "0.1 from one half" in ax.get_title()
+    with pytest.raises(InputError, match=r"shape \(2, 3\) for 1 names and 3 prompts"):
+        figures.coverage_map(["a"], ["x", "y", "z"], p, 0.1)
+
+
 def test_a_map_of_the_papers_sixteen_principles_fits_a_notebook():
     png = figures.agreement_matrix([f"principle-{i}" for i in range(16)], SHARES)._repr_png_()
     assert len(png) < 32_000  # 256 numbers; a notebook has room for 150,000
+
+
+def test_harmfulness_along_rl_stays_on_the_papers_scale() -> None:
+    points = [
+        {"first_step": 1, "last_step": 2, "n": 8, "harmfulness": 2.5, "harmfulness_ci": [2, 3]},
+        {"first_step": 3, "last_step": 4, "n": 9, "harmfulness": 1.5, "harmfulness_ci": [1, 2]},
+    ]
+    (ax,) = figures.harmfulness_along(points).axes
+    assert ax.get_ylim() == (0, 4) and "n = 17 completions" in ax.get_title()
+    assert ax.lines[0].get_xdata().tolist() == [1.5, 3.5]
+    assert figures.harmfulness_along([]).axes[0].get_ylim() == (0, 4)

@@ -15,7 +15,7 @@ import numpy as np
 from ..constitution import Principle, draw
 from ..data import Prompt
 from ..engine import labellers
-from ..engine.judges import GENERAL, reader, temperature
+from ..engine.judges import GENERAL, put_on_labeller, reader, temperature
 from ..engine.labellers import Labels, Work
 from ..engine.models import Base, add_adapter, load_base, role
 from ..engine.pairs import spoilt
@@ -49,7 +49,7 @@ def ai_feedback(run: Run) -> dict[str, Any]:
         run.note_model(base.sha256)
         add_adapter(base, run.path("sl_cai", "adapter"), "sl_cai")
         pairs = sample_pairs(run, base)
-        with role(base, None):  # the feedback model is the start, not SL-CAI (paper §4.1)
+        with role(base, put_on_labeller(run, base)):  # the start, not SL-CAI (paper §4.1)
             comparisons = label_all(run, base, pairs)
             bias = position_bias(run, base, pairs[: run.preset.bias_pairs])
         helpful = helpful_pairs(run, base)

@@ -14,19 +14,18 @@ from typing import Any
 import numpy as np
 
 from ..answers import MADE_OF, corrected, differences, passes, summarise
-from ..data import Prompt
 from ..elo import as_pair, judgement, matches, rating
 from ..engine import judges
+from ..engine.answering import answer_all, evaluation_prompts
 from ..engine.models import Base, add_adapter, load_base, role
-from ..engine.outcomes import OutcomeClassifier, harmfulness, likeliest, load_classifier
-from ..engine.reward import PreferenceModel, load_preference_model
-from ..engine.sampling import Sampling, generate
+from ..engine.outcomes import OutcomeClassifier, harmfulness, load_classifier
+from ..engine.reward import load_preference_model
 from ..engine.scoring import perplexity
 from ..errors import InputError
 from ..measures import bootstrap_interval
 from ..prompts import chat
 from ..records import Answer, Completion, Judgement, Rows, fill
-from ..run import STAGES, PromptSet, Run, stage
+from ..run import STAGES, Run, stage
 
 MODELS = ("base", "sl_cai", "rl_cai")
 _TAKEN = {*MODELS, "dpo", *STAGES}
@@ -55,7 +54,11 @@ def evaluation(run: Run) -> dict[str, Any]:
             _put_on(run, base, model)
         judge = load_preference_model(base, run.path("preference_model", "adapter"))
         reader = load_classifier(base)
-        answers = {model: answer_all(run, base, judge, reader, model) for model in models}
+        store = Rows(run.path("evaluation", "answers.jsonl"), Answer)
+        answers = {
+            model: answer_all(run, base, reader, model, _role(model), store, judge)
+            for model in models
+        }
         summary |= {
             "models": {
                 model: summarise(run, rows) | {"perplexity": reference_perplexity(run, base, model)}
@@ -123,97 +126,7 @@ def _put_on(run: Run, base: Base, model: str) -> None:
         ) from None
 
 
-def evaluation_prompts(run: Run) -> list[tuple[str, Prompt]]:
-    """(prompt set, prompt) of every evaluation prompt the preset asks for."""
-    preset = run.preset
-    sizes: dict[PromptSet, int] = {
-        "red_team": preset.eval_red_team,
-        "helpful": preset.eval_helpful,
-        "borderline": preset.eval_borderline,
-    }
-    return [(s, prompt) for s, n in sizes.items() for prompt in run.prompts(s, "eval", n)]
-
-
-def answer_all(
-    run: Run, base: Base, judge: PreferenceModel | None, reader: OutcomeClassifier, model: str
-) -> list[Answer]:
-    """One model's answers to all evaluation prompts, measured; without a judge, no rewards."""
-    work = evaluation_prompts(run)
-    store = Rows(run.path("evaluation", "answers.jsonl"), Answer)
-    with run.progress.bar(f"answers of {model}", len(work)) as advance:
-        return fill(
-            store,
-            work,
-            lambda item: f"{model}/{item[1].id}",
-            lambda batch: _answer(run, base, judge, reader, model, batch),
-            run.preset.batch_size,
-            advance,
-        )
-
-
-def _answer(
-    run: Run,
-    base: Base,
-    judge: PreferenceModel | None,
-    reader: OutcomeClassifier,
-    model: str,
-    work: Sequence[tuple[str, Prompt]],
-) -> list[Answer]:
-    prompts = [prompt for _, prompt in work]
-    with role(base, _adapter(model)):
-        responses = sampled(run, base, prompts, 0)
-        shares = pass_shares(run, base, prompts, responses)
-    asked = [prompt.prompt for prompt in prompts]
-    rewards = judge.scores(asked, responses).tolist() if judge else [None] * len(asked)
-    read = reader.read(asked, responses)
-    return [
-        Answer(
-            id=f"{model}/{prompt.id}",
-            model=model,
-            prompt_set=prompt_set,
-            prompt_id=prompt.id,
-            category=prompt.category,
-            prompt=prompt.prompt,
-            response=response,
-            outcome=outcome,
-            passed=prompt.check.holds(response) if prompt.check else None,
-            pass_share=shares.get(prompt.id),
-            reward=None if reward is None else round(reward, 4),
-            harmfulness=harmful,
-        )
-        for (prompt_set, prompt), response, reward, outcome, harmful in zip(
-            work, responses, rewards, likeliest(read), harmfulness(read), strict=True
-        )
-    ]
-
-
-def sampled(run: Run, base: Base, prompts: Sequence[Prompt], number: int) -> list[str]:
-    """An answer a prompt; the seeds are the same for every model, and others for each number."""
-    sampling = Sampling(run.preset.eval_tokens, run.preset.eval_temperature)
-    again = (number,) if number else ()
-    seeds = [run.seed("evaluation", prompt.id, *again) for prompt in prompts]
-    texts = [base.render(chat(prompt.prompt)) for prompt in prompts]
-    said = generate(base, texts, sampling, seeds, on_tokens=run.progress.tokens)
-    return [text.strip() for text in said]
-
-
-def pass_shares(
-    run: Run, base: Base, prompts: Sequence[Prompt], responses: Sequence[str]
-) -> dict[str, float]:
-    """Share of the answers to each prompt with a check that pass it, by prompt id.
-
-    `responses` are the first answers; the preset's `eval_samples` says how many there are in all.
-    One answer a prompt is a throw of a coin: a small model is right about half of the time.
-    """
-    tried = {p.id: [p.check.holds(r)] for p, r in zip(prompts, responses, strict=True) if p.check}
-    checked = [prompt for prompt in prompts if prompt.id in tried]
-    for number in range(1, run.preset.eval_samples if checked else 1):
-        for prompt, text in zip(checked, sampled(run, base, checked, number), strict=True):
-            tried[prompt.id].append(bool(prompt.check and prompt.check.holds(text)))
-    return {name: float(np.mean(held)) for name, held in tried.items()}
-
-
-def _adapter(model: str) -> str | None:
+def _role(model: str) -> str | None:
     return None if model == "base" else model
 
 
@@ -222,7 +135,7 @@ def reference_perplexity(run: Run, base: Base, model: str) -> float:
     found = [p for s, p in evaluation_prompts(run) if s == "helpful" and p.reference]
     texts = [base.render(chat(prompt.prompt)) for prompt in found]
     references = [prompt.reference or "" for prompt in found]
-    with role(base, _adapter(model)):
+    with role(base, _role(model)):
         return round(perplexity(base, texts, references, run.preset.batch_size), 3)
 
 

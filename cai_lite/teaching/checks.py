@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ..constitution import parse_constitution
+from ..errors import InputError
 from ..texts import outcome, words
 
 
@@ -344,3 +346,112 @@ def preference_sample_size(function: Callable[[float], Any]) -> Verdict:
     if near.shape == right.shape and (abs(near - right) <= 1).all():
         return _right("about a hundred pairs for ±10 points, four times as many for ±5")
     return _judged(answers, right, mistakes, "")
+
+
+# --- notebook 07, change the constitution
+
+
+def constitution_coverage(function: Callable[[np.ndarray, float], Any]) -> Verdict:
+    """Notebook 07: share of the pairs on which each principle has something to say."""
+    p = np.array([[0.9, 0.2, 0.5, 0.55], [0.45, 0.5, 0.6, 0.5], [0.1, 0.2, 0.8, 0.3]])
+    answer = function(p, 0.15)
+    if _left_alone(answer):
+        return NOT_YET
+    mistakes = [
+        (
+            [0.25, 0, 0.25],
+            "a principle that is sure of B has something to say as well: use |p − ½|",
+        ),
+        ([2, 0, 4], "these are counts; divide by the number of pairs"),
+        ([0.5, 1, 0], "turned round: these are the pairs of which it has nothing to say"),
+        ([0.75, 0.5, 1], "any p that is not one half counts here: use `least`"),
+    ]
+    return _judged(answer, [0.5, 0, 1], mistakes, "further than `least` from one half, either way")
+
+
+def constitution_conflict(function: Callable[[Sequence[float]], Any]) -> Verdict:
+    """Notebook 07: how evenly the decided principles split over the two answers of a pair."""
+    answers = [function(p) for p in ([0.9, 0.8, 0.4, 0.5, 0.7], [0.6, 0.1], [0.5, 0.5])]
+    if all(_left_alone(answer) for answer in answers):
+        return NOT_YET
+    if answers[2] is None or np.isnan(answers[2]):
+        return _wrong("[0.5, 0.5]: nobody is decided, so nothing pulls apart; expected 0")
+    mistakes = [
+        ([0.1875, 0.25, 0], "one half each should be a conflict of 1: the factor 4 is missing"),
+        ([0.96, 1, 0], "an undecided principle, p = ½, is on no side: leave it out of the share"),
+        ([0.75, 0.5, 0], "this is the share for A; a conflict is 4·s·(1 − s)"),
+        ([0.8976, 0.91, 1], "this takes the mean p; take the share of the principles that want A"),
+    ]
+    return _judged(answers, [0.75, 1, 0], mistakes, "0 if they agree, 1 if they split evenly")
+
+
+_NEGATED = re.compile(r"\b(not|no|never|avoid\w*|refus\w+|without)\b|n't\b", re.IGNORECASE)
+
+
+def constitution_text(text: str) -> Verdict:
+    """Notebook 07: a constitution of the reader's own, which a small model can be trained by."""
+    if not text.strip():
+        return NOT_YET
+    try:
+        found = parse_constitution(text, "your text")
+    except InputError as error:
+        return _wrong(str(error))
+    if min(len(found.critique_revision), len(found.comparison)) < 2:
+        return _wrong("two principles at least to revise by, and two to compare by")
+    if len(set(found.revision_openings)) < 3:
+        return _wrong("three different revision_openings at least: of one a model makes a tic")
+    for principle in found.comparison:
+        if not principle.question.endswith("?"):
+            return _wrong(
+                f"{principle.id}: `question` is what a small labeller is asked; write one"
+            )
+        if negated := _NEGATED.search(principle.question):
+            said = f"{principle.id}: {negated[0]!r} in the question; ask for what the answer does"
+            return _wrong(f"{said}, and yes must mean better")
+        if not (principle.good and principle.bad):
+            return _wrong(f"{principle.id}: `good` and `bad` make the contrast pairs; write both")
+    return _right(f"{found.name!r} can be trained by: save it, and run the cells of section 7.5")
+
+
+# --- notebook 08, close the loop ---
+
+
+def loop_distinct(function: Callable[[list[list[str]]], Any]) -> Verdict:
+    """Notebook 08: the share of different word pairs in texts, (texts,) of words, distinct-2."""
+    answer = function([["no", "no", "no"], ["i", "can't", "help", "i", "can't", "say"]])
+    if _left_alone(answer):
+        return NOT_YET
+    mistakes = [  # 2 + 5 pairs, of which 1 + 4 are different ones
+        ((1 / 2 + 4 / 5) / 2, "a mean over texts: one answer said by all would look diverse; pool"),
+        (6 / 8, "you paired the end of one text with the beginning of the next"),
+        (5 / 9, "these are single words; take pairs of neighbours"),
+        (5, "divide by the number of all pairs, or longer answers look more diverse"),
+        (1.0, "a pair that comes twice counts once above the line, twice below it"),
+        (2 / 7, "this is the share of pairs that had come before"),
+    ]
+    return _judged(answer, 5 / 7, mistakes, "5 of 7 pairs are different ones")
+
+
+def loop_last_round(function: Callable[[list[float], float, list[float]], Any]) -> Verdict:
+    """Notebook 08: the last round to keep, by agreement with the first labeller and broken answers.
+
+    The function takes the agreement of each round, the least that is allowed, and the share of
+    broken answers of each round, round 1 first.
+    """
+    creeping = function([0.80, 0.78, 0.75, 0.70], 0.66, [0.10, 0.13, 0.16, 0.19])
+    if _left_alone(creeping):
+        return NOT_YET
+    known = {
+        4: "broken rose by 3 points in each round and by 9 in all: compare with round 1",
+        3: "round 3 is the first that goes wrong (broken +6 points): keep the one before",
+    }
+    if creeping in known:
+        return _wrong(known[creeping])
+    if creeping != 2:
+        return _wrong(f"expected 2, the last round before broken has risen by 6, got {creeping!r}")
+    back = function([0.80, 0.60, 0.90], 0.66, [0.10, 0.10, 0.10])
+    if back != 1:
+        return _wrong("round 2 fell below 0.66, and round 3 was built on it: keep round 1")
+    if function([0.80, 0.70, 0.70], 0.66, [0.10, 0.10, 0.15]) != 3:
+        return _wrong("where nothing goes wrong, keep the last: 0.15 is 5 points up, not more")
+    return _right("stopped at the first fault, measured from round 1")

@@ -279,6 +279,39 @@ def agreement_matrix(names: Sequence[str], shares: np.ndarray) -> Figure:
     return figure
 
 
+def coverage_map(
+    names: Sequence[str], prompts: Sequence[str], p: np.ndarray, least: float
+) -> Figure:
+    """What each principle says of each pair: P(A is better), a dot where it has something to say.
+
+    `p` is (principles, pairs) in 0..1; the dot stands where it is further than `least` from one
+    half. `prompts` name the pairs. Raises InputError where the shape of `p` does not fit the names.
+    """
+    p = np.asarray(p, dtype=float)
+    if not p.size or p.shape != (len(names), len(prompts)):
+        raise InputError(
+            f"p has shape {p.shape} for {len(names)} names and {len(prompts)} prompts; expected a "
+            "row for each principle and a column for each pair"
+        )
+    size = (0.3 * len(prompts) + 3.2, 0.24 * len(names) + 2.2)
+    figure = Picture(figsize=size, dpi=_DPI, layout="constrained")
+    ax = figure.subplots()
+    steps = matplotlib.colormaps["cividis"].resampled(10)  # few enough for _with_palette
+    mesh = ax.pcolormesh(p, cmap=steps, vmin=0, vmax=1)
+    for row, column in np.argwhere(np.abs(p - 0.5) > least):
+        colour = "white" if p[row, column] < 0.5 else "black"
+        ax.plot(column + 0.5, row + 0.5, marker="o", markersize=3, color=colour)
+    ax.invert_yaxis()
+    ax.set_xticks(np.arange(len(prompts)) + 0.5, [_plain(one) for one in prompts], rotation=90)
+    ax.set_yticks(np.arange(len(names)) + 0.5, [_plain(name) for name in names])
+    dot = f"Who has something to say (dot: further than {least:g} from one half)"
+    _label(ax, f"{dot}, n = {len(prompts)} pairs", "pair", "principle")
+    bar = figure.colorbar(mesh, ax=ax, shrink=0.8)
+    bar.ax.tick_params(colors=_INK, labelsize=8)
+    bar.set_label("P(A is better), 0–1", color=_INK, fontsize=9)
+    return figure
+
+
 def _square(count: int) -> tuple[Figure, Axes]:
     """One panel with room for `count` cells a side, and names and a colour bar beside them."""
     side = 0.36 * count
@@ -387,6 +420,70 @@ def _watched(ax: Axes, steps: Sequence[Mapping[str, Any]], *lines: tuple[str, ..
             ax.legend(frameon=False, labelcolor=_INK, fontsize=8)
 
 
+# of a round: the name of a measure, what a table calls it, and what it was counted on
+ROUNDS = (
+    ("harmlessness", "harmless", "red_team"),
+    ("broken", "broken", "red_team"),
+    ("helpfulness", "helpful", "helpful"),
+    ("over_refusal", "over-refusal", "borderline"),
+    ("boilerplate", "commonest opening", "red_team"),
+    ("length", "words an answer", "red_team"),
+    ("distinct", "different word pairs", "red_team"),
+    ("agreement", "labels as the first labeller", "pairs"),
+    ("kappa", "the same beyond chance (kappa)", "pairs"),
+    ("agreement_first", "labeller as the first one, on round 1's pairs", "first_pairs"),
+    ("confidence", "how sure the labels are", "pairs"),
+    ("pm_accuracy", "PM as held-out labels", "pm"),
+    ("hhh", "labeller as people, HHH", "hhh"),
+)
+
+
+def round_cell(measured: Mapping[str, Any], name: str) -> str:
+    """One measure of one round as a table shows it: value, interval, n; a dash if there is none."""
+    value, n = measured[name], measured["n"][{key: of for key, _, of in ROUNDS}[name]]
+    if value is None:
+        return "–"
+    low, high = measured.get(f"{name}_ci") or (None, None)
+    inside = "" if low is None else f" [{low:.2f}, {high:.2f}]"
+    return f"{value:.1f}, n={n}" if name == "length" else f"{value:.2f}{inside}, n={n}"
+
+
+def rounds(measured: Sequence[Mapping[str, Any]]) -> Figure:
+    """What improves and what drifts when the improved model labels, by round, with 95% intervals.
+
+    `measured` are the rounds as `stages.iterate` measures them, round 1 first. Shares have panels;
+    dotted is round 1, the yardstick.
+    """
+    figure, axes = _panels(6, columns=3, height=2.4)
+    steps = [one["round"] for one in measured]
+    for ax, name in zip(axes, _BY_ROUND, strict=True):
+        title, of = next((title, of) for key, title, of in ROUNDS if key == name)
+        points = [_span(one, name) for one in measured]
+        _by_step(ax, steps, points)
+        ax.axhline(points[0][0], color=_INK, linestyle=":", linewidth=1)
+        ax.set_ylim(-0.03, 1.03)
+        what = _with_n(title.capitalize(), measured[0]["n"][of], of.replace("_", " "))
+        _label(ax, what, "round", "share, 0–1")
+    return figure
+
+
+_BY_ROUND = (
+    "harmlessness",
+    "helpfulness",
+    "agreement",
+    "broken",
+    "over_refusal",
+    "boilerplate",
+)
+
+
+def _span(measured: Mapping[str, Any], name: str) -> Point:
+    """A share of one round, and how far its interval reaches; nowhere, if it has none."""
+    value = measured[name]
+    low, high = measured.get(f"{name}_ci", (value, value))
+    return value, max(value - low, 0.0), max(high - value, 0.0)
+
+
 def model_bars(models: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Harmlessness and helpfulness of each model, with 95% intervals."""
     figure, axes = _panels(2)
@@ -442,6 +539,20 @@ def _road(ax: Axes, points: Mapping[str, Sequence[tuple[float, Any]]]) -> None:
         places = [[value for value, _ in points[model]] for model in line]
         ax.plot(*zip(*places, strict=True), color=_INK, linewidth=0.8, linestyle="--", zorder=1)
     ax.legend(frameon=False, labelcolor=_INK, fontsize=8)
+
+
+def harmfulness_along(points: Sequence[Mapping[str, Any]]) -> Figure:
+    """Harmfulness of what RL sampled on its way, 0 to 4, from `evaluation` (paper Fig 10)."""
+    figure, (ax,) = _panels(1)
+    steps = [(point["first_step"] + point["last_step"]) / 2 for point in points]
+    found = [_interval(point, "harmfulness") for point in points]
+    reach = np.array([one for _, one in found]).reshape(-1, 2).T
+    ax.errorbar(steps, [value for value, _ in found], reach, capsize=3, color=_LINE, marker="o")
+    ax.set_ylim(0, 4)
+    n = sum(point["n"] for point in points)
+    title = _with_n("Completions to red-team prompts, T = 1", n, "completions")
+    _label(ax, title, "RL step", "harmfulness, 0–4 (95%)")
+    return figure
 
 
 def memory_bars(
