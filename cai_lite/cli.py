@@ -155,6 +155,12 @@ def _add_stage(commands: Any, name: str, text: str) -> None:
     if name == "critique-revision":
         _preset_options(parser)
         _out_option(parser)
+    if name == "evaluation":
+        text = "measure an adapter of your own too, under a name of its own (repeatable)"
+        parser.add_argument("--also", action="append", metavar="NAME=DIR", help=text)
+    if name == "judge":
+        text = "take a person's labels, as notebook 06 writes them, and ask no endpoint"
+        parser.add_argument("--labels", metavar="FILE", help=text)
     _json_option(parser)
 
 

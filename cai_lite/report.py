@@ -41,6 +41,7 @@ _TABLE = {  # measure: its prompt set
     "reward": "red_team",
 }
 _CHAINS = 5
+_IF_ALONE = ", if this were the only test; not among all those read here"
 
 
 def build_report(run: Run) -> dict[str, Any]:
@@ -166,7 +167,7 @@ def changes(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "models": " against ".join(map(model_name, pair.split(" - "))),
             "measure": written(measure),
-            "verdict": verdict(measure, *difference),
+            "verdict": verdict(measure, *difference, corrected.get(pair, {}).get(measure)),
             "n": counts[_CHANGES[measure][2]],
             "difference": difference,
             "p": corrected.get(pair, {}).get(measure),
@@ -176,11 +177,12 @@ def changes(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def verdict(measure: str, mean: float, low: float, high: float) -> str:
-    """What a difference with its interval lets one say, and no more."""
+def verdict(measure: str, mean: float, low: float, high: float, p: float | None = None) -> str:
+    """What a difference with its interval lets one say, and no more; p is the corrected one."""
     if low <= 0 <= high:
         return "not distinguishable from no change"
-    return f"{_CHANGES[measure][mean > 0]} in our measure"
+    unsure = p is not None and p >= 0.05
+    return f"{_CHANGES[measure][mean > 0]} in our measure" + _IF_ALONE * unsure
 
 
 def written(measure: str) -> str:

@@ -356,6 +356,9 @@ def test_the_judge_and_the_number_of_tests_are_paid_for():
     assert "2 differences are read above" in text and "1 of them lie below 0.05" in text
     known = {(c["models"], c["measure"]): c["p"] for c in changes(more)}
     assert known["SL-CAI against helpful start", "harmlessness"] == 0.012
+    alone = verdict("harmlessness", 0.2, 0.1, 0.3, 0.06)
+    assert alone.startswith("less harmful in our measure, if this were the only test")
+    assert verdict("harmlessness", 0.2, 0.1, 0.3, 0.04) == "less harmful in our measure"
     assert known["RL-CAI against SL-CAI", "harmlessness"] is None
     plain = " ".join(doubts({"stages": SUMMARIES, "seed": 0, "judge": None}))
     assert "How often it agrees with people was not measured" in plain
