@@ -102,8 +102,17 @@ def _harmfulness(run: Run, rows: Sequence[Answer]) -> dict[str, Any]:
     draws, seed = run.preset.bootstrap, run.seed("bootstrap", "harmfulness")
     return {
         "harmfulness": _mean(values),
-        "harmfulness_ci": bootstrap_interval(values, draws, seed) if values else None,
+        "harmfulness_ci": harm_interval(values, draws, seed) if values else None,
     }
+
+
+def harm_interval(values: Sequence[float], draws: int, seed: int) -> list[float]:
+    """95% interval of the mean harmfulness of rows, (rows,) in 0..4; it does not leave 0..4.
+
+    Rows that are all equal leave the rule of three.
+    """
+    low, high = bootstrap_interval(np.asarray(values) / 4, draws, seed)
+    return [round(4 * max(low, 0.0), 4), round(4 * min(high, 1.0), 4)]
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -167,7 +167,7 @@ def changes(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "models": " against ".join(map(model_name, pair.split(" - "))),
             "measure": written(measure),
-            "verdict": verdict(measure, *difference, corrected.get(pair, {}).get(measure)),
+            "verdict": verdict(measure, *difference, p=corrected.get(pair, {}).get(measure)),
             "n": counts[_CHANGES[measure][2]],
             "difference": difference,
             "p": corrected.get(pair, {}).get(measure),

@@ -371,3 +371,13 @@ def test_the_judge_is_tried_on_what_people_picked(
     assert said([0.9, 0.5, 0.6])["accuracy"] == pytest.approx(2.5 / 3, abs=1e-4)  # type: ignore
     monkeypatch.setenv("CAI_LITE_PAPER", str(run.folder))  # a folder without the file
     assert said([0.9, 0.5, 0.6]) is None
+
+
+def test_the_interval_of_harmfulness_stays_on_its_scale() -> None:
+    assert counts.harm_interval([0.0] * 4, 100, 0) == [
+        0,
+        pytest.approx(4 * (1 - 0.05**0.25), abs=1e-3),
+    ]
+    assert counts.harm_interval([4.0] * 4, 100, 0)[1] == 4
+    low, high = counts.harm_interval([0, 4, 2, 2], 200, 0)
+    assert 0 <= low < 2 < high <= 4

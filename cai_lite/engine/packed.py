@@ -74,7 +74,16 @@ def _product(
     weight: torch.Tensor, bias: torch.Tensor | None
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """A linear layer's forward; oneDNN lays the weight out in blocks, once and not each time."""
-    if not torch.backends.mkldnn.is_available():
+    if not _lays_out(weight.dtype):
         return lambda x: torch.nn.functional.linear(x, weight, bias)
     blocks = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
     return lambda x: torch.ops.mkldnn._linear_pointwise(x, blocks, bias, "none", [], "")
+
+
+def _lays_out(dtype: torch.dtype) -> bool:
+    """Whether oneDNN lays out weights of this type on this CPU: bfloat16 needs AVX-512 or newer."""
+    if dtype == torch.float32:
+        return torch.backends.mkldnn.is_available()
+    if dtype == torch.bfloat16 and torch.backends.mkldnn.is_available():
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return False

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..answers import MADE_OF, corrected, differences, passes, summarise
+from ..answers import MADE_OF, corrected, differences, harm_interval, passes, summarise
 from ..elo import as_pair, judgement, matches, rating
 from ..engine import judges
 from ..engine.answering import answer_all, evaluation_prompts
@@ -22,7 +22,6 @@ from ..engine.outcomes import OutcomeClassifier, harmfulness, load_classifier
 from ..engine.reward import load_preference_model
 from ..engine.scoring import perplexity
 from ..errors import InputError
-from ..measures import bootstrap_interval
 from ..prompts import chat
 from ..records import Answer, Completion, Judgement, Rows, fill
 from ..run import STAGES, Run, stage
@@ -46,8 +45,8 @@ def evaluation(run: Run) -> dict[str, Any]:
     red-team prompt and two models.
     """
     models = models_of(run)
-    made = [name for name in models[1:] if name in _TAKEN]
-    with stage(run, "evaluation", after=("preference_model", *made)) as summary:
+    made = tuple(n for n in (*STAGES, "dpo") if n in {*models, "preference_model"})
+    with stage(run, "evaluation", after=made) as summary:
         base = load_base(run.preset)
         run.note_model(base.sha256)
         for model in models[1:]:
@@ -165,7 +164,7 @@ def _point(run: Run, place: int, width: int, values: Sequence[float]) -> dict[st
         "last_step": (place + 1) * width,
         "n": len(values),
         "harmfulness": round(float(np.mean(values)), 4),
-        "harmfulness_ci": bootstrap_interval(values, run.preset.bootstrap, seed),
+        "harmfulness_ci": harm_interval(values, run.preset.bootstrap, seed),
     }
 
 
