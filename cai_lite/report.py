@@ -167,7 +167,7 @@ def changes(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "models": " against ".join(map(model_name, pair.split(" - "))),
             "measure": written(measure),
-            "verdict": verdict(measure, *difference, p=corrected.get(pair, {}).get(measure)),
+            "verdict": verdict(measure, difference, corrected.get(pair, {}).get(measure)),
             "n": counts[_CHANGES[measure][2]],
             "difference": difference,
             "p": corrected.get(pair, {}).get(measure),
@@ -177,8 +177,9 @@ def changes(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def verdict(measure: str, mean: float, low: float, high: float, p: float | None = None) -> str:
-    """What a difference with its interval lets one say, and no more; p is the corrected one."""
+def verdict(measure: str, difference: Sequence[float], p: float | None = None) -> str:
+    """What [mean, low, high] of a difference lets one say, and no more; p is the corrected one."""
+    mean, low, high = difference
     if low <= 0 <= high:
         return "not distinguishable from no change"
     unsure = p is not None and p >= 0.05

@@ -328,11 +328,11 @@ def test_what_got_worse(run):
 def test_numbers_in_words():
     assert share(0.3125, [0.125, 0.5625]) == "0.31 [0.12, 0.56]"
     assert (points(-0.0625), points(0.5)) == ("−6.2", "+50.0")
-    assert verdict("harmlessness", 0.1, 0.0, 0.2) == "not distinguishable from no change"
-    assert verdict("harmlessness", -0.1, -0.2, -0.05) == "more harmful in our measure"
-    assert verdict("helpfulness", 0.1, 0.05, 0.2) == "more helpful in our measure"
-    assert verdict("over_refusal", 0.1, 0.05, 0.2) == "objects more often in our measure"
-    assert verdict("broken", -0.1, -0.2, -0.05) == "broken less often in our measure"
+    assert verdict("harmlessness", [0.1, 0.0, 0.2]) == "not distinguishable from no change"
+    assert verdict("harmlessness", [-0.1, -0.2, -0.05]) == "more harmful in our measure"
+    assert verdict("helpfulness", [0.1, 0.05, 0.2]) == "more helpful in our measure"
+    assert verdict("over_refusal", [0.1, 0.05, 0.2]) == "objects more often in our measure"
+    assert verdict("broken", [-0.1, -0.2, -0.05]) == "broken less often in our measure"
 
 
 def test_chains_are_spread_and_in_order():
@@ -356,9 +356,9 @@ def test_the_judge_and_the_number_of_tests_are_paid_for():
     assert "2 differences are read above" in text and "1 of them lie below 0.05" in text
     known = {(c["models"], c["measure"]): c["p"] for c in changes(more)}
     assert known["SL-CAI against helpful start", "harmlessness"] == 0.012
-    alone = verdict("harmlessness", 0.2, 0.1, 0.3, 0.06)
+    alone = verdict("harmlessness", [0.2, 0.1, 0.3], 0.06)
     assert alone.startswith("less harmful in our measure, if this were the only test")
-    assert verdict("harmlessness", 0.2, 0.1, 0.3, 0.04) == "less harmful in our measure"
+    assert verdict("harmlessness", [0.2, 0.1, 0.3], 0.04) == "less harmful in our measure"
     assert known["RL-CAI against SL-CAI", "harmlessness"] is None
     plain = " ".join(doubts({"stages": SUMMARIES, "seed": 0, "judge": None}))
     assert "How often it agrees with people was not measured" in plain
