@@ -38,7 +38,6 @@ _BESIDE = {  # no part of a whole run
     "judge": "have a person, or a model behind an OpenAI-compatible endpoint, judge the answers",
 }
 _PRESETS = ("auto", "ci", "cpu", "t4", "gpu")
-_HHH_FILE = "438HHHEvaluations.jsonl"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_ALLOWED = (
     errno.EACCES,
@@ -202,7 +201,9 @@ def _add_hhh(commands: Any) -> None:
     )
     example = "cai-lite hhh --method pointwise --limit 60"
     parser = _command(commands, "hhh", text, example, hhh, _show_methods)
-    parser.add_argument("--file", metavar="FILE", help=f"default: {_HHH_FILE} of fetch-paper")
+    parser.add_argument(
+        "--file", metavar="FILE", help="default: 438HHHEvaluations.jsonl of fetch-paper"
+    )
     parser.add_argument(
         "--method",
         action="append",
@@ -485,13 +486,13 @@ def constitution(options: Options) -> Found:
 
 def hhh(options: Options) -> Found:
     """Accuracy of labellers on the released HHH comparisons."""
-    from .paper import paper_file, paper_folder
+    from .paper import HHH_FILE, paper_file, paper_folder
 
     progress = _progress()
     folder = None if options.file else paper_folder()
     if not options.file and folder is None:
         raise InputError("the paper's files are not here; run `cai-lite fetch-paper` or use --file")
-    file = Path(options.file) if options.file else paper_file(folder or "", _HHH_FILE)
+    file = Path(options.file) if options.file else paper_file(folder or "", HHH_FILE)
     preset = _preset(options, progress)
     if preset.model == "embedded" and "quantization" not in _overrides(options):
         preset = preset.model_copy(update={"quantization": "none"})  # 4 bits cost it 3 points here

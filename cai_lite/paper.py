@@ -30,6 +30,7 @@ from cai_lite.errors import InputError
 BASE_URL = "https://raw.githubusercontent.com/anthropics/ConstitutionalHarmlessnessPaper/main/"
 ENVIRONMENT_VARIABLE = "CAI_LITE_PAPER"
 TIMEOUT_S = 30.0
+HHH_FILE = "438HHHEvaluations.jsonl"
 
 # File and SHA-256; None where the release has not been pinned yet.
 PAPER_FILES: dict[str, str | None] = {

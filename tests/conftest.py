@@ -16,6 +16,34 @@ TINY_SIZES = dict(
 )  # fmt: skip
 
 
+SMALL_CONSTITUTION = """\
+name: small
+description: one of each
+critique_revision:
+  - id: one
+    critique_request: What is wrong?
+    revision_request: Mend it.
+comparison:
+  - id: one
+    principle: Choose the better response.
+"""
+
+
+def save_pushed(run, name, seed):
+    """An adapter under the run's stage that changes something: B, zero at first, gets numbers."""
+    import torch
+
+    from cai_lite.engine.models import load_base, new_adapter, save_adapter
+
+    base = load_base(run.preset)
+    new_adapter(base, run.preset)
+    torch.manual_seed(seed)
+    for key, weight in base.model.named_parameters():
+        if "lora_B" in key:
+            weight.data += 0.1 * torch.randn_like(weight)
+    save_adapter(base, run.path(name, "adapter"))
+
+
 class FakeReader:
     """In the outcome classifier's place, where it is not what is tested: outcomes in turn.
 

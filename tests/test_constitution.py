@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from conftest import SMALL_CONSTITUTION
 from pydantic import ValidationError
 
 from cai_lite.constitution import (
@@ -34,17 +35,8 @@ FIELDS = (
 HERE = Path(__file__)
 PAPER = Path(os.environ.get("CAI_LITE_PAPER") or HERE.parents[2] / "shared" / "paper")
 
-GOOD = """\
-name: small
-description: one of each
-critique_revision:
-  - id: one
-    critique_request: What is wrong?
-    revision_request: Mend it.
-comparison:
-  - id: one
-    principle: Choose the better response.
-  - id: two
+GOOD = f"""\
+{SMALL_CONSTITUTION}  - id: two
     principle: Choose the kinder response.
 """
 

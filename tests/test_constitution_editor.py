@@ -3,22 +3,11 @@
 from pathlib import Path
 
 import pytest
+from conftest import SMALL_CONSTITUTION as TEXT
 
 from cai_lite.constitution import load_constitution, shipped_constitutions
 from cai_lite.files import shipped
 from cai_lite.teaching.constitution_editor import constitution_editor, examined
-
-TEXT = """\
-name: small
-description: one of each
-critique_revision:
-  - id: one
-    critique_request: What is wrong?
-    revision_request: Mend it.
-comparison:
-  - id: one
-    principle: Choose the better response.
-"""
 
 
 class Hands:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_SIZES, FakeReader
+from conftest import TINY_SIZES, FakeReader, save_pushed
 from safetensors.torch import load_file, save_file
 
 from cai_lite import answers as counts
@@ -47,13 +47,7 @@ def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     preset = get_preset("ci", model=str(tiny_model), quantization="none", **TINY_SIZES)
     run = begin_run(tmp_path_factory.mktemp("evaluation") / "run", preset)
     for seed, name in enumerate(("sl_cai", "rl_cai"), 1):
-        base = load_base(preset)
-        new_adapter(base, preset)
-        torch.manual_seed(seed)
-        for key, weight in base.model.named_parameters():
-            if "lora_B" in key:
-                weight.data += 0.1 * torch.randn_like(weight)
-        save_adapter(base, run.path(name, "adapter"))
+        save_pushed(run, name, seed)
     for name in ("sl_cai", "preference_model", "rl_cai"):
         write_json(run.path(name, "done.json"), {"seconds": 0.0, "peak_memory_mb": 1})
     return run
@@ -281,6 +275,10 @@ def test_a_model_of_ones_own_is_measured_too(run: Run, tmp_path: Path) -> None:
         patch.setattr(stage, "load_classifier", lambda *_: FakeReader())
         patch.setattr(stage.judges, "embedded", shorter)
         summary = stage.evaluation(own)
+    stage.add_model(own, "mine", mine)  # the same command again goes on
+    assert own.summary("evaluation") is not None
+    with pytest.raises(InputError, match="mine is another adapter"):
+        stage.add_model(own, "mine", run.path("sl_cai", "adapter"))
     said = {model: summary["models"][model]["length"] for model in ("rl_cai", "mine", "sl_cai")}
     assert said["mine"] == said["rl_cai"] != said["sl_cai"]  # the same adapter, the same seeds
     assert summary["differences"]["mine - sl_cai"].keys() == counts._COMPARED.keys()
@@ -369,6 +367,9 @@ def test_the_judge_is_tried_on_what_people_picked(
         "n": 2, "n_no_label": 1, "accuracy": 0.5, "accuracy_ci": share_interval([1, 0])
     }  # fmt: skip
     assert said([0.9, 0.5, 0.6])["accuracy"] == pytest.approx(2.5 / 3, abs=1e-4)  # type: ignore
+    (tmp_path / "438HHHEvaluations.jsonl").write_text("broken", encoding="utf-8")
+    with pytest.raises(InputError, match="line 1: not JSON"):
+        said([0.9, 0.5, 0.6])
     monkeypatch.setenv("CAI_LITE_PAPER", str(run.folder))  # a folder without the file
     assert said([0.9, 0.5, 0.6]) is None
 

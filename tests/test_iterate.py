@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_SIZES, FakeReader
+from conftest import TINY_SIZES, FakeReader, save_pushed
 from safetensors.torch import load_file
 
 from cai_lite.cli import main
-from cai_lite.engine.models import add_adapter, load_base, new_adapter, role, save_adapter
+from cai_lite.engine.models import add_adapter, load_base, role
 from cai_lite.engine.reward import add_scalar_adapter, save_preference_model
 from cai_lite.errors import InputError
 from cai_lite.measures import share_interval
@@ -32,10 +32,7 @@ def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     preset = get_preset("ci", model=str(tiny_model), quantization="none", **TINY_SIZES)
     run = begin_run(tmp_path_factory.mktemp("iterate") / "run", preset)
     for seed, name in enumerate(("sl_cai", "rl_cai"), 1):
-        base = load_base(preset)
-        new_adapter(base, preset)
-        push(base, seed)
-        save_adapter(base, run.path(name, "adapter"))
+        save_pushed(run, name, seed)
         write_json(run.path(name, "done.json"), {"seconds": 0.0, "finished": name})
     judge = load_base(preset, scalar=True)
     add_scalar_adapter(judge, preset)
@@ -44,14 +41,6 @@ def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     write_json(run.path("preference_model", "done.json"), learnt)
     ai_feedback.ai_feedback(run)
     return run.folder
-
-
-def push(base: Any, seed: int) -> None:
-    """Let an adapter change something: B, which is zero at first, gets random numbers."""
-    torch.manual_seed(seed)
-    for key, weight in base.model.named_parameters():
-        if "lora_B" in key:
-            weight.data.normal_(0, 0.1)
 
 
 @pytest.fixture

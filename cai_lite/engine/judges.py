@@ -12,7 +12,7 @@ import numpy as np
 from ..constitution import Principle
 from ..errors import InputError
 from ..measures import share_interval
-from ..paper import HHHRow, load_hhh, paper_file, paper_folder
+from ..paper import HHH_FILE, HHHRow, load_hhh, paper_file, paper_folder
 from ..records import Pair, Revision, Rows, read_json, write_json
 from ..run import Run
 from . import labellers
@@ -21,7 +21,6 @@ from .labellers import QUESTION
 from .models import Base, add_adapter
 from .reader import OWN_TEXT, Reader, fit_reader, load_reader, revision_pairs, worked_pairs
 
-_HHH_FILE = "438HHHEvaluations.jsonl"
 _HHH_EVERY = 3  # so many rows are one: 146 of 438, which take minutes on a CPU
 _HHH_BATCH = 8  # conversations here are long
 _FITTED = 100  # worked pairs that fit pointwise's temperature
@@ -83,7 +82,7 @@ def hhh_accuracy(run: Run, judge: Callable[[Sequence[Pair]], np.ndarray]) -> dic
     A tie counts half; a pair that the judge has no P(A) of (nan) is left out and counted. None
     where the paper's file is not on this machine.
     """
-    rows = _hhh_rows(run)
+    rows = _hhh_rows()
     if rows is None:
         return None
     pairs = [hhh_pair(number, row) for number, row in enumerate(rows)]
@@ -104,16 +103,13 @@ def hhh_accuracy(run: Run, judge: Callable[[Sequence[Pair]], np.ndarray]) -> dic
     }
 
 
-def _hhh_rows(run: Run) -> list[HHHRow] | None:
+def _hhh_rows() -> list[HHHRow] | None:
     folder = paper_folder()
-    if folder is None:
-        return None
     try:
-        rows = load_hhh(paper_file(folder, _HHH_FILE))
-    except InputError as error:
-        run.progress.say(f"no judge is tried on HHH: {error}")
+        file = None if folder is None else paper_file(folder, HHH_FILE)
+    except InputError:  # the folder has other files of the paper's
         return None
-    return rows[::_HHH_EVERY]
+    return None if file is None else load_hhh(file)[::_HHH_EVERY]
 
 
 def hhh_pair(number: int, row: HHHRow) -> Pair:

@@ -116,10 +116,17 @@ def asked_leads(
         for number, (prompt, a, b) in enumerate(zip(prompts, others, followers, strict=True))
     ]
     with role(base, None):
-        work = [(pair, constitution.comparison) for pair in pairs]
-        labels = labellers.pointwise(base, work, batch_size)
-    margins = labels.scores["margins"].reshape(len(pairs), -1, 2)
+        margins = _margins(base, constitution, pairs, batch_size)
     return margins[:, :, 1] - margins[:, :, 0]
+
+
+def _margins(
+    base: Base, constitution: Constitution, pairs: Sequence[Pair], batch_size: int
+) -> np.ndarray:
+    """log P(Yes) − log P(No) of both answers to each question, (pairs, principles, 2)."""
+    work = [(pair, constitution.comparison) for pair in pairs]
+    labels = labellers.pointwise(base, work, batch_size)
+    return labels.scores["margins"].reshape(len(pairs), -1, 2)
 
 
 def _said(
@@ -152,10 +159,9 @@ def by_principle(
     with run.progress.bar(f"labels by {constitution.name}", len(pairs)) as advance:
         found = []
         for start in range(0, len(pairs), run.preset.batch_size):
-            work = [(p, constitution.comparison) for p in pairs[start:][: run.preset.batch_size]]
-            labels = labellers.pointwise(base, work, run.preset.batch_size)
-            found.append(labels.scores["margins"].reshape(len(work), -1, 2))
-            advance(len(work))
+            some = pairs[start : start + run.preset.batch_size]
+            found.append(_margins(base, constitution, some, run.preset.batch_size))
+            advance(len(some))
     margins = np.concatenate(found) / judges.temperature(run, base)
     return (1 / (1 + np.exp(margins[:, :, 1] - margins[:, :, 0]))).T
 

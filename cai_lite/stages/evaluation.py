@@ -98,7 +98,9 @@ def add_model(run: Run, name: str, adapter: Path) -> None:
         raise InputError(f"{missing} is not there; expected a folder that peft saved")
     place = run.path("evaluation", "added", name)
     if place.exists():
-        raise InputError(f"{place} is there already; delete it, or choose another name")
+        if any((place / file.name).read_bytes() != file.read_bytes() for file in files):
+            raise InputError(f"{place} is another adapter; delete it, or choose another name")
+        return  # the same command again goes on
     partial = run.path("evaluation", f"{name}.tmp")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

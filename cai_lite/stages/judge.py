@@ -30,8 +30,7 @@ def judge(run: Run) -> dict[str, Any]:
     with stage(run, "judge", after=("evaluation",)) as summary:
         answers = by_model(Rows(run.path("evaluation", "answers.jsonl"), Answer).read())
         work = matches(answers, "red_team")
-        labels = Rows(run.path("judge", "labels.jsonl"), Comparison).read()
-        by = by_person if labels else by_endpoint
+        by = by_person if run.path("judge", "labels.jsonl").exists() else by_endpoint
         rows, about = by(run, work)
         seed = run.seed("bootstrap", "elo")
         elo = rating(rows, list(answers), "sl_cai", run.preset.bootstrap, seed)
@@ -44,8 +43,8 @@ def by_person(
 ) -> tuple[list[Judgement], dict[str, Any]]:
     """A person's judgements of the pairs they labelled; "neither" is a tie."""
     said = {row.id: row.p_a for row in Rows(run.path("judge", "labels.jsonl"), Comparison).read()}
-    own = [(a, b) for a, b in work if as_pair(a, b).id in said]
-    found = [judgement(a, b, said[as_pair(a, b).id], PERSON) for a, b in own]
+    known = [(a, b, said.get(as_pair(a, b).id)) for a, b in work]
+    found = [judgement(a, b, p_a, PERSON) for a, b, p_a in known if p_a is not None]
     text = "".join(row.model_dump_json() + "\n" for row in found)
     write_text(run.path("judge", "judgements.jsonl"), text)
     return found, {"judge": PERSON, "n_no_label": len(work) - len(found)}

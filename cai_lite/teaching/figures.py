@@ -436,6 +436,14 @@ ROUNDS = (
     ("pm_accuracy", "PM as held-out labels", "pm"),
     ("hhh", "labeller as people, HHH", "hhh"),
 )
+_BY_ROUND = (
+    "harmlessness",
+    "helpfulness",
+    "agreement",
+    "broken",
+    "over_refusal",
+    "boilerplate",
+)
 
 
 def round_cell(measured: Mapping[str, Any], name: str) -> str:
@@ -465,16 +473,6 @@ def rounds(measured: Sequence[Mapping[str, Any]]) -> Figure:
         what = _with_n(title.capitalize(), measured[0]["n"][of], of.replace("_", " "))
         _label(ax, what, "round", "share, 0–1")
     return figure
-
-
-_BY_ROUND = (
-    "harmlessness",
-    "helpfulness",
-    "agreement",
-    "broken",
-    "over_refusal",
-    "boilerplate",
-)
 
 
 def _span(measured: Mapping[str, Any], name: str) -> Point:
