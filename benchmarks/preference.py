@@ -1,11 +1,13 @@
-"""Preference models on soft, hard, clamped and shuffled labels of one run, at equal cost.
+"""Preference models on one run's labels, soft, hard, clamped, shuffled, and on pairs without a
+judge, at equal cost.
 
-    python benchmarks/preference.py RUN
+    python benchmarks/preference.py RUN [soft hard clamped shuffled | revision contrast dropped …]
 
-RUN is a finished run: its comparisons are split as its own preference model's were. Every model
-sees the same pairs for the same number of steps. Measured on the held-out pairs against the AI's
-labels, beside the rule "longer is better", and on the pairs of tests/data/pairs against readers.
-The last line on stdout is JSON.
+RUN is a finished run: its comparisons are split as its own preference model's were. Without names
+the four labels are compared; a kind of pairs that need no judge stands alone, without any label.
+Every model sees as many pairs for as many steps; a kind that has fewer repeats them. Measured on
+the held-out pairs against the AI's labels, beside the rule "longer is better", and on the pairs of
+tests/data/pairs against readers. The last line on stdout is JSON.
 """
 
 import json
@@ -19,7 +21,7 @@ import numpy as np
 from labellers import read_pairs
 
 from cai_lite.engine.models import load_base
-from cai_lite.engine.pairs import comparisons, split
+from cai_lite.engine.pairs import MADE, comparisons, split
 from cai_lite.engine.reward import PreferenceModel, load_preference_model
 from cai_lite.measures import brier, calibration_error, share_interval
 from cai_lite.records import Comparison
@@ -88,23 +90,32 @@ def judged(model: PreferenceModel, rows: list[Comparison]) -> dict[str, object]:
     }
 
 
+def learnt(run: Run, judged: list[Comparison], name: str) -> list[Comparison]:
+    """The judged pairs with labels of that name, or as many pairs of that kind, repeated if few."""
+    if name in LABELS:
+        return with_labels(judged, name)
+    made = MADE[name](run)
+    return [made[i % len(made)] for i in range(len(judged))]
+
+
 def scratch(folder: Path, kept: Path) -> Run:
-    """The run's labels in a folder of its own."""
-    shutil.copytree(folder / "ai_feedback", kept / "ai_feedback")
+    """The run's labels, and what pairs are made of, in a folder of its own."""
+    for stage in ("critique_revision", "contrast", "ai_feedback"):
+        shutil.copytree(folder / stage, kept / stage)
     for name in ("manifest.json", "constitution.yaml"):
         shutil.copy(folder / name, kept / name)
     return open_run(kept)
 
 
-def main(folder: str) -> None:
-    """Train and judge a preference model on each kind of label; print what was found."""
+def main(folder: str, *names: str) -> None:
+    """Train and judge a preference model on each kind of label or pair; print what was found."""
     readers = read_pairs()
     found: dict[str, object] = {}
-    for name in LABELS:
+    for name in names or LABELS:
         with tempfile.TemporaryDirectory() as place:
             run = scratch(Path(folder), Path(place))
             training, held_out = split(run, comparisons(run))
-            losses = fit(run, with_labels(training, name))
+            losses = fit(run, learnt(run, training, name))
             model = load_preference_model(
                 load_base(run.preset), run.path("preference_model", "adapter")
             )
@@ -119,4 +130,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -1,5 +1,6 @@
 """The preference model: its loss by hand, its training in 4 bits, and what is kept of it."""
 
+import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -343,6 +344,31 @@ def test_it_trains_on_a_cpu_and_learns(trained: dict[str, Any]) -> None:
     )
     wanted = torch.tensor([c.p_a > 0.5 for c in comparisons()])
     assert int(((difference > 0) == wanted).sum()) >= 7
+
+
+def test_it_is_tried_on_what_people_picked(
+    trained: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, run = trained["model"], trained["run"]
+    rows = [
+        {"prompt": f"\n\nRead:\n\nHuman: Q{i}?\n\n\nWhich? Options:\n (A) {good}\n (B) {bad}",
+         "corrects": [" (A)"], "incorrects": [" (B)"]}
+        for i, (good, bad) in enumerate(zip(GOOD, BAD, strict=True))
+    ]  # fmt: skip
+    every = [row for row in rows for _ in range(3)]  # every third is asked
+    text = "\n".join(json.dumps(row) for row in every)
+    (tmp_path / "438HHHEvaluations.jsonl").write_text(text, encoding="utf-8")
+    monkeypatch.setenv("CAI_LITE_PAPER", str(tmp_path))
+    found = stage.hhh(run, model)
+    pairs = [Pair(id=g, prompt=f"Q{i}?", a=g, b=b)
+             for i, (g, b) in enumerate(zip(GOOD, BAD, strict=True))]  # fmt: skip
+    p_a = stage.preferred(model, pairs, run.preset.batch_size)
+    alone = model.scores(["Q1?"] * 2, [GOOD[1], BAD[1]]).double()
+    assert p_a[1] == pytest.approx(float((alone[0] - alone[1]).sigmoid()), abs=1e-3)
+    assert found is not None and found["n"] == len(GOOD)
+    assert found["accuracy"] == pytest.approx(float((p_a > 0.5).mean()), abs=1e-4)
+    monkeypatch.setenv("CAI_LITE_PAPER", str(run.folder))  # a folder without the file
+    assert stage.hhh(run, model) is None
 
 
 def live_scores(base: Base, prompts: list[str], answers: list[str]) -> torch.Tensor:

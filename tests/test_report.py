@@ -71,6 +71,7 @@ SUMMARIES = {
         "accuracy": 0.6,
         "accuracy_ci": [0.4, 0.8],
         "ece": 0.05,
+        "hhh": {"n": 146, "accuracy": 0.42, "accuracy_ci": [0.35, 0.51]},
         "losses": [0.7, 0.6],
     },
     "rl_cai": {
@@ -353,6 +354,7 @@ def test_the_judge_and_the_number_of_tests_are_paid_for():
     more = SUMMARIES["evaluation"] | {"corrected_p": p, "judge_hhh": hhh}
     text = " ".join(doubts({"stages": SUMMARIES | {"evaluation": more}, "seed": 0, "judge": None}))
     assert "picks what people picked in 0.61 [0.53, 0.69] of n = 146" in text
+    assert "in 0.42 [0.35, 0.51] of n = 146" in text  # the preference model
     assert "2 differences are read above" in text and "1 of them lie below 0.05" in text
     known = {(c["models"], c["measure"]): c["p"] for c in changes(more)}
     assert known["SL-CAI against helpful start", "harmlessness"] == 0.012

@@ -8,7 +8,7 @@ from conftest import TINY_SIZES
 
 from cai_lite.engine.models import Base, load_base
 from cai_lite.engine.sampling import last_states
-from cai_lite.engine.scoring import choice_logprobs, end_states, mean_states
+from cai_lite.engine.scoring import choice_logprobs, end_states, mean_states, reply_states
 from cai_lite.presets import get_preset
 from cai_lite.prompts import chat
 
@@ -135,6 +135,22 @@ def test_mean_states_are_of_the_answers_tokens_alone(base: Base, batch_size: int
         states = plain(base, prompt + answer, output_hidden_states=True).hidden_states
         expected = torch.cat([states[layer][0, start:].mean(0) for layer in (1, 3)])
         assert torch.allclose(row, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_reply_states_are_its_mean_its_end_and_what_is_before_it(
+    base: Base, batch_size: int
+) -> None:
+    prompts = [base.render(chat(text)) for text in TEXTS]
+    answers = ["Yes.", "That is a longer answer, for once.", "", "No"]
+    found = reply_states(base, prompts, answers, 2, batch_size)
+    assert found.shape == (4, 3 * base.body.config.hidden_size)
+    for row, prompt, answer in zip(found, prompts, answers, strict=True):
+        start = len(base.token_ids(prompt))
+        state = plain(base, prompt + answer, output_hidden_states=True).hidden_states[2][0]
+        zeros = torch.zeros(state.shape[1])
+        own = [state[start:].mean(0), state[-1]] if answer else [zeros, zeros]
+        assert torch.allclose(row, torch.cat([*own, state[start - 1]]), atol=1e-4)
 
 
 def test_an_answer_cannot_forge_a_turn_when_it_is_read(base: Base) -> None:

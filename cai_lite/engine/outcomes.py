@@ -22,12 +22,16 @@ from ..prompts import chat
 from ..records import LabelledAnswer, read_json, write_json
 from ..texts import answers_to, new_trigrams, outcome, takes_back, words
 from .models import Base, load_base, role
-from .scoring import mean_states
+from .packed import packed
+from .scoring import reply_states
 
-_LAYERS = (18,)  # of the embedded model's 30
+_LAYER = 18  # of the embedded model's 30
 _BATCH = 32
 _WIDTH = 0.3  # of the kernel: its gamma
-_COUNTED = 0.5  # how much the counts weigh beside the states
+_COUNTS = 11
+# how much weigh the answer's mean state, its last one, the one before it, and the counts
+_WEIGHTS = (0.7, 0.35, 0.3, 0.45)
+_FINE = 31  # steps a unit in which features are saved, a byte each
 
 
 @dataclass(frozen=True)
@@ -84,14 +88,12 @@ def harmfulness(shares: np.ndarray) -> list[float]:
 
 
 def reading(base: Base, prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
-    """Mean hidden state of each answer behind its prompt, and its counts, (rows, features)."""
+    """Three hidden states of each answer behind its prompt, and its counts, (rows, features)."""
     texts = [base.render(chat(prompt)) for prompt in prompts]
-    states = mean_states(base, texts, answers, _LAYERS, _BATCH).numpy()
+    with packed(base, head=False):
+        states = reply_states(base, texts, answers, _LAYER, _BATCH).numpy()
     counted = [counts(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
     return np.hstack([states, np.array(counted)])
-
-
-_COUNTS = 11
 
 
 def counts(prompt: str, answer: str) -> list[float]:
@@ -114,9 +116,13 @@ def counts(prompt: str, answer: str) -> list[float]:
 
 def standard(features: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Features, (rows, features), around the centre, none far out; states and counts by weight."""
-    states = features.shape[1] - _COUNTS
-    weight = np.repeat([1 / states, _COUNTED / _COUNTS], [states, _COUNTS])
-    return np.clip((features - centre) / scale, -4, 4) * np.sqrt(weight)
+    return np.clip((features - centre) / scale, -4, 4) * _weights(features.shape[1])
+
+
+def _weights(features: int) -> np.ndarray:
+    """What each feature is multiplied by, (features,): three states and the counts."""
+    sizes = [*[(features - _COUNTS) // 3] * 3, _COUNTS]
+    return np.sqrt(np.repeat(np.divide(_WEIGHTS, sizes), sizes))
 
 
 def fit(
@@ -140,9 +146,11 @@ def fit(
 def save_classifier(classifier: OutcomeClassifier, folder: Path) -> None:
     """Write the weights as safetensors, and beside them what was measured and which base reads."""
     arrays = {
-        name: getattr(classifier, name).astype(np.float16 if name == "seen" else np.float32)
-        for name in ("centre", "scale", "seen", "weights", "shares")
+        name: getattr(classifier, name).astype(np.float32)
+        for name in ("centre", "scale", "weights", "shares")
     }
+    seen = classifier.seen / _weights(classifier.seen.shape[1])
+    arrays["seen"] = np.rint(_FINE * seen).astype(np.int8)  # of -4..4
     folder.mkdir(parents=True, exist_ok=True)
     save_file(arrays, folder / "classifier.safetensors")
     write_json(
@@ -161,6 +169,6 @@ def load_classifier(base: Base | None = None) -> OutcomeClassifier:
     if base is None or base.sha256 != about["base_sha256"]:
         base = load_base(get_preset("ci"))
     arrays = load_file(folder / "classifier.safetensors")
-    return OutcomeClassifier(
-        base, **{n: a.astype(np.float32) for n, a in arrays.items()}, accuracy=about["accuracy"]
-    )
+    seen = arrays.pop("seen").astype(np.float32) / _FINE
+    seen *= _weights(seen.shape[1])
+    return OutcomeClassifier(base, **arrays, seen=seen, accuracy=about["accuracy"])

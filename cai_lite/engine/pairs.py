@@ -41,7 +41,7 @@ def unjudged(run: Run, judged: int) -> dict[str, list[Comparison]]:
     counts = {
         name: round(share * trained / (1 - p.pm_eval_share)) for name, share in shares.items()
     }
-    found = {name: _KINDS[name](run)[:count] for name, count in counts.items() if count}
+    found = {name: MADE[name](run)[:count] for name, count in counts.items() if count}
     return {name: rows for name, rows in found.items() if len(rows) >= _LEAST}
 
 
@@ -127,7 +127,8 @@ def _over(
     )
 
 
-_KINDS = {
+# what makes the pairs of each kind that no judge labels, as many as the run has
+MADE = {
     "helpful": _helpful,
     "dropped": _dropped,
     "spoilt": _spoilt,

@@ -4,7 +4,7 @@ The vocabulary head is computed only where its output is used.
 """
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import torch
 
@@ -77,19 +77,63 @@ def mean_states(
     `prompts` are rendered chats that end where the answer begins; an empty answer has zeros.
     `lengths` are how many of the answer's first tokens a mean takes in; several stand side by side.
     """
+    return _means(
+        base,
+        prompts,
+        answers,
+        layers,
+        batch_size,
+        lambda place, ends: [(place >= 0) & (place < ends.clamp(max=most)) for most in lengths],
+    )
+
+
+@torch.no_grad()
+def reply_states(
+    base: Base, prompts: Sequence[str], answers: Sequence[str], layer: int, batch_size: int
+) -> torch.Tensor:
+    """Three hidden states of each answer at one layer side by side, (rows, 3 * hidden).
+
+    The mean over its tokens, the last of them, and the last token before it, by which the prompt
+    has been read. `prompts` are rendered chats; of an empty answer the first two are zeros.
+    """
+    return _means(
+        base,
+        prompts,
+        answers,
+        (layer,),
+        batch_size,
+        lambda place, ends: [
+            (place >= 0) & (place < ends),
+            (place >= 0) & (place == ends - 1),
+            place == -1,
+        ],
+    )
+
+
+def _means(
+    base: Base,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    layers: Sequence[int],
+    batch_size: int,
+    insides: Callable[[torch.Tensor, torch.Tensor], list[torch.Tensor]],
+) -> torch.Tensor:
+    """Mean hidden states over some tokens of each prompt and answer, side by side, (rows, …).
+
+    `insides` says which: from each token's place in the answer, (rows, tokens), and the answers'
+    lengths in tokens, (rows, 1).
+    """
     heads = [base.token_ids(prompt) for prompt in prompts]
     tails = [base.token_ids(base.neutral(answer)) for answer in answers]
     both = [head + tail for head, tail in zip(heads, tails, strict=True)]
-    found = torch.empty(len(both), len(lengths) * len(layers) * base.body.config.hidden_size)
+    kinds = len(insides(torch.empty(0, 0), torch.empty(0, 1)))
+    found = torch.empty(len(both), kinds * len(layers) * base.body.config.hidden_size)
     for tokens, mask, rows in _batches(base, both, batch_size):
         starts = torch.tensor([[len(heads[row])] for row in rows], device=base.device)
+        ends = torch.tensor([[len(tails[row])] for row in rows], device=base.device)
         places = torch.arange(tokens.shape[1], device=base.device) - starts
         states = _hidden(base, tokens, mask, output_hidden_states=True).hidden_states
-        means = [
-            _mean(states[layer], mask.bool() & (places >= 0) & (places < length))
-            for length in lengths
-            for layer in layers
-        ]
+        means = [_mean(states[layer], one) for one in insides(places, ends) for layer in layers]
         found[rows] = torch.cat(means, dim=1).cpu()
     return found
 

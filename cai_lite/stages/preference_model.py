@@ -7,6 +7,7 @@ import numpy as np
 from datasets import Dataset
 from trl import RewardConfig
 
+from ..engine import judges
 from ..engine.models import load_base
 from ..engine.pairs import comparisons, split, unjudged
 from ..engine.reward import (
@@ -20,7 +21,7 @@ from ..engine.reward import (
 )
 from ..engine.training import common_arguments, forget_checkpoints, train, warm_cosine
 from ..measures import calibration_error, share_interval
-from ..records import Comparison, write_json
+from ..records import Comparison, Pair, write_json
 from ..run import Run, stage
 
 
@@ -48,6 +49,7 @@ def preference_model(run: Run) -> dict[str, Any]:
             "n_eval": len(held_out),
             **measured,
             "unjudged": others,
+            "hhh": hhh(run, model),
             "loss_first": losses[0],
             "loss_last": losses[-1],
             "losses": losses,
@@ -80,6 +82,23 @@ def fit(run: Run, rows: Sequence[Comparison]) -> list[float]:
     return [entry["loss"] for entry in history if "loss" in entry]
 
 
+def hhh(run: Run, model: PreferenceModel) -> dict[str, Any] | None:
+    """How often the preference model picks what people picked in the paper's HHH comparisons.
+
+    None where the released file is not on this machine (`cai-lite fetch-paper`).
+    """
+    return judges.hhh_accuracy(run, lambda pairs: preferred(model, pairs, run.preset.batch_size))
+
+
+def preferred(model: PreferenceModel, pairs: Sequence[Pair], batch_size: int) -> np.ndarray:
+    """The preference model's P(A is better) = σ(r_A − r_B) of each pair, (pairs,)."""
+    prompts = [pair.prompt for pair in pairs]
+    r_a = model.scores(prompts, [pair.a for pair in pairs], batch_size)
+    r_b = model.scores(prompts, [pair.b for pair in pairs], batch_size)
+    found: np.ndarray = 1 / (1 + np.exp((r_b - r_a).numpy().astype(float)))
+    return found
+
+
 def measure(
     run: Run, model: PreferenceModel, rows: Sequence[Comparison]
 ) -> tuple[dict[str, Any], dict[str, list[float]]]:
@@ -88,12 +107,7 @@ def measure(
     A pair counts as right when the PM and the label prefer the same answer, half when the label
     is an exact tie.
     """
-    prompts = [row.prompt for row in rows]
-    size = run.preset.batch_size
-    difference = model.scores(prompts, [row.a for row in rows], size) - model.scores(
-        prompts, [row.b for row in rows], size
-    )
-    predicted = 1 / (1 + np.exp(-difference.numpy().astype(float)))
+    predicted = preferred(model, rows, run.preset.batch_size)
     labels = np.array([row.p_a for row in rows])
     right = np.where(labels == 0.5, 0.5, (predicted > 0.5) == (labels > 0.5)).astype(float)
     measured = {
