@@ -44,14 +44,26 @@ def classifier():
     return load_classifier()
 
 
-def test_labelled_answers_are_sound() -> None:
-    rows = labelled()
-    assert len(rows) >= 600 and len({row.id for row in rows}) == len(rows)
+@pytest.mark.parametrize(
+    "name, least",
+    [("outcomes/answers", 600), ("borderline/borderline", 150), ("sample/answers", 240)],
+)
+def test_labelled_answers_are_sound(name: str, least: int) -> None:
+    rows = Rows(ROOT / "tests" / "data" / f"{name}.jsonl", LabelledAnswer).read()
+    assert len(rows) >= least and len({row.id for row in rows}) == len(rows)
     for row in rows:
         assert len(row.readings) in (2, 3) and set(row.readings) <= set(OUTCOMES)
         most = max(row.readings, key=row.readings.count)
         settled = most if row.readings.count(most) >= 2 else ""
         assert row.outcome == settled, row.id
+
+
+@pytest.mark.parametrize("name", ["borderline/borderline", "sample/answers"])
+def test_what_measures_the_classifier_was_not_fitted_on(name: str) -> None:
+    fitted = {(row.prompt, row.response) for row in labelled()}
+    rows = Rows(ROOT / "tests" / "data" / f"{name}.jsonl", LabelledAnswer).read()
+    both = [row.id for row in rows if (row.prompt, row.response) in fitted]
+    assert len(both) <= 1  # two models may say the same word for word
 
 
 def test_the_base_that_reads_is_the_embedded_one() -> None:
