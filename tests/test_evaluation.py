@@ -232,7 +232,7 @@ def test_the_stage_measures_by_the_classifier_it_loads(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The classifier itself, fitted on the tiny model: saved, loaded, and what it reads counted."""
-    monkeypatch.setattr(outcomes, "_LAYERS", (1, 2, 3))
+    monkeypatch.setattr(outcomes, "_LAYER", 2)
     monkeypatch.setattr(outcomes, "shipped", lambda *_: tmp_path)
     base = load_base(run.preset)
     said = {
