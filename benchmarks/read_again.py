@@ -14,11 +14,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cai_lite.answers import MADE_OF, corrected, differences, of, summarise
+from cai_lite.answers import of, summarise
 from cai_lite.engine.outcomes import OutcomeClassifier, harmfulness, likeliest, load_classifier
 from cai_lite.records import Answer, Rows, read_json, write_json, write_text
 from cai_lite.run import Run, open_run
-from cai_lite.stages.evaluation import ELO_OF, along_rl
+from cai_lite.stages.evaluation import compared
 from cai_lite.stages.iterate import write_rounds
 
 
@@ -42,14 +42,7 @@ def evaluation(run: Run, reader: OutcomeClassifier) -> tuple[int, int]:
     answers = {name: [r for r in rows if r.model == name] for name in summary["models"]}
     for name, own in answers.items():
         summary["models"][name] |= summarise(run, own)
-    summary |= {
-        "differences": differences(run, answers),
-        "corrected_p": corrected(run, answers),
-        "along_rl": along_rl(run, reader),
-        "made_of": MADE_OF | {"elo": ELO_OF},
-        "classifier": reader.accuracy,
-    }
-    write_json(path, summary)
+    write_json(path, summary | compared(run, answers, reader))
     return changed, len(rows)
 
 

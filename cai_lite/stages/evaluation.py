@@ -63,15 +63,24 @@ def evaluation(run: Run) -> dict[str, Any]:
                 model: summarise(run, rows) | {"perplexity": reference_perplexity(run, base, model)}
                 for model, rows in answers.items()
             },
-            "differences": differences(run, answers),
-            "corrected_p": corrected(run, answers),
+            **compared(run, answers, reader),
             "elo": ratings(run, answers, judge_all(run, base, answers)),
-            "along_rl": along_rl(run, reader),
             "judge_hhh": judge_hhh(run, base),
-            "made_of": MADE_OF | {"elo": ELO_OF},
-            "classifier": reader.accuracy,
         }
     return summary
+
+
+def compared(
+    run: Run, answers: Mapping[str, list[Answer]], reader: OutcomeClassifier
+) -> dict[str, Any]:
+    """What rests on the classifier beside each model's own measures, and what all are made of."""
+    return {
+        "differences": differences(run, answers),
+        "corrected_p": corrected(run, answers),
+        "along_rl": along_rl(run, reader),
+        "made_of": MADE_OF | {"elo": ELO_OF},
+        "classifier": reader.accuracy,
+    }
 
 
 def models_of(run: Run) -> tuple[str, ...]:
