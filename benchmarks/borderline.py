@@ -1,10 +1,11 @@
-"""How well the outcome classifier counts over-refusal, on answers it never saw.
+"""How well the outcome classifier counts over-refusal and evasiveness, on answers it never saw.
 
     python benchmarks/borderline.py
 
-237 answers to borderline prompts, labelled by reading (tests/data/borderline). Precision and recall
-of "it objects" (declines or refuses), and of each outcome, with Wilson's intervals. The last line
-on stdout is JSON.
+Answers to borderline prompts, labelled by reading (tests/data/borderline): 237 of models that run
+the method, who hardly ever refuse barely, and 144 of the start told to say nothing, who does.
+Precision and recall of "it objects" (declines or refuses), and of each outcome, with Wilson's
+intervals. The last line on stdout is JSON.
 """
 
 import json
@@ -19,7 +20,8 @@ from cai_lite.measures import share_interval
 from cai_lite.records import LabelledAnswer, Rows
 
 ROOT = Path(__file__).resolve().parent.parent
-LABELLED = ROOT / "tests" / "data" / "borderline" / "borderline.jsonl"
+LABELLED = ROOT / "tests" / "data" / "borderline"
+SETS = ("borderline", "evasive")
 KINDS = {"objects": OBJECTS} | {name: (name,) for name in OUTCOMES}
 
 
@@ -33,17 +35,25 @@ def found(said: Sequence[str], true: Sequence[str], kind: Sequence[str]) -> dict
     } | {"said": int(ours.sum()), "true": int(theirs.sum())}
 
 
-def main() -> None:
-    """Read, compare, print."""
-    rows = Rows(LABELLED, LabelledAnswer).read()
-    said = load_classifier().outcomes([r.prompt for r in rows], [r.response for r in rows])
+def measured(rows: Sequence[LabelledAnswer], said: Sequence[str]) -> dict[str, object]:
+    """`found` of every kind, and the share that is right among five."""
     true = [row.outcome for row in rows]
-    shown = {name: found(said, true, kind) for name, kind in KINDS.items()}
-    for name, one in shown.items():
-        print(name, json.dumps(one))
     right = np.array(said) == np.array(true)
     accuracy = [round(float(right.mean()), 3), *share_interval(right)]
-    print(json.dumps({"n": len(rows), "accuracy": accuracy, "objects": shown["objects"]}))
+    shown = {name: found(said, true, kind) for name, kind in KINDS.items()}
+    return {"n": len(rows), "accuracy": accuracy, **shown}
+
+
+def main() -> None:
+    """Read, compare, print."""
+    classifier, every = load_classifier(), {}
+    for name in SETS:
+        rows = Rows(LABELLED / f"{name}.jsonl", LabelledAnswer).read()
+        said = classifier.outcomes([r.prompt for r in rows], [r.response for r in rows])
+        every[name] = measured(rows, said)
+        for kind, one in every[name].items():
+            print(name, kind, json.dumps(one))
+    print(json.dumps(every))
 
 
 if __name__ == "__main__":

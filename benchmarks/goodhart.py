@@ -1,49 +1,89 @@
-"""RL that goes too far on purpose: without a leash, and with one (Goodhart, paper §4.3).
+"""RL that goes too far on purpose, and what the paper holds against it (Goodhart, paper §4.3).
 
     python benchmarks/goodhart.py RUN [field=value …]
 
-RUN is a finished run: its SL-CAI is the start, its preference model the reward. Both ways train
-with five times the learning rate of preset `cpu` on the same prompts and are not stopped for their
-KL; every sixth step the policy answers the same held-out prompts, which the preference model, the
-outcome classifier and the prompts' own checks read. What was watched, and the last completions, are
-kept in data/samples/goodhart.json. The last line on stdout is JSON: each way's first and last look.
+RUN is a finished run: its SL-CAI is the start. Every way trains with five times the learning rate
+of preset `cpu` on the same prompts and is not stopped for its KL. Three have no leash: by RUN's
+preference model, of soft labels by its principles; by one of the same labels made hard; by one of
+the same pairs labelled by the constitution of one principle. The fourth has a leash. Every sixth
+step the policy answers the same held-out prompts, which the preference model, the outcome
+classifier and the prompts' own checks read. What was watched, and the last completions, are kept in
+data/samples/goodhart.json. The last line on stdout is JSON: each way's first and last look.
 """
 
 import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cai_lite.files import shipped
 from cai_lite.presets import get_preset
-from cai_lite.records import Completion, Rows, read_json, write_json
+from cai_lite.records import Comparison, Completion, Rows, read_json, write_json
 from cai_lite.run import Run, begin_run, open_run
+from cai_lite.stages.ai_feedback import ai_feedback
+from cai_lite.stages.preference_model import preference_model
 from cai_lite.stages.rl_cai import rl_cai
 
+NEEDED = ("critique_revision", "contrast", "sl_cai", "ai_feedback", "preference_model")
 # Without a leash beta is not 0 but next to it: at 0 TRL does not measure the KL either.
-WAYS = {"no leash, beta 0": {"rl_beta": 1e-6}, "leash, beta 0.2": {"rl_beta": 0.2}}
+FREE = {"rl_beta": 1e-6}
 TOO_FAR = {
     "rl_learning_rate": 1e-3, "rl_steps": 25, "rl_prompts": 2, "rl_max_kl": 1e9,
-    "rl_watch_every": 6, "rl_watch_prompts": 24,
+    "rl_watch_every": 6, "rl_watch_prompts": 48,
 }  # fmt: skip
 
 
-def scratch_run(folder: Path, kept: Path, **fields: object) -> Run:
-    """SL-CAI and the preference model of a run in a folder of its own, with other fields."""
+def as_it_is(folder: Path, kept: Path, **fields: object) -> Run:
+    """A run of its own with the other's stages up to the preference model, and other fields."""
     begun = open_run(folder).preset.model_dump() | TOO_FAR | fields
     run = begin_run(kept, get_preset(begun.pop("name"), **begun))
-    for name in ("sl_cai", "preference_model"):
+    for name in NEEDED:
         shutil.copytree(folder / name, run.path(name))
         run.path(name, "origin.json").unlink(missing_ok=True)  # what it was made from stayed behind
     return run
 
 
-def gone_too_far(folder: Path, **fields: object) -> dict[str, Any]:
+def with_hard_labels(folder: Path, kept: Path, **fields: object) -> Run:
+    """The same, but its preference model learnt only which answer the labels prefer."""
+    labels = kept.with_name("hard.jsonl")
+    rows = Rows(folder / "ai_feedback" / "comparisons.jsonl", Comparison).read()
+    hard = [
+        row.model_copy(update={"p_a": (1 + (row.p_a > 0.5) - (row.p_a < 0.5)) / 2}) for row in rows
+    ]
+    Rows(labels, Comparison).append(hard)
+    run = as_it_is(folder, kept, pm_labels=str(labels), **fields)
+    shutil.rmtree(run.path("preference_model"))
+    preference_model(run)
+    return run
+
+
+def with_one_principle(folder: Path, kept: Path, **fields: object) -> Run:
+    """The same, but the same pairs of answers were labelled by a single principle."""
+    run = as_it_is(folder, kept, constitution="one-principle", **fields)
+    for name in ("contrast", "preference_model"):
+        shutil.rmtree(run.path(name))
+    for name in ("comparisons.jsonl", "reader.safetensors"):
+        run.path("ai_feedback", name).unlink()
+    ai_feedback(run)
+    preference_model(run)
+    return run
+
+
+WAYS: dict[str, tuple[Callable[..., Run], dict[str, float]]] = {
+    "no leash, beta 0": (as_it_is, FREE),
+    "leash, beta 0.2": (as_it_is, {"rl_beta": 0.2}),
+    "hard labels, beta 0": (with_hard_labels, FREE),
+    "one principle, beta 0": (with_one_principle, FREE),
+}
+
+
+def gone_too_far(folder: Path, begin: Callable[..., Run], fields: dict[str, Any]) -> dict[str, Any]:
     """What one way's steps looked like, and the completions of the last."""
     with tempfile.TemporaryDirectory() as place:
-        run = scratch_run(folder, Path(place, "run"), **fields)
+        run = begin(folder, Path(place, "run"), **fields)
         rl_cai(run)
         rows = Rows(run.path("rl_cai", "completions.jsonl"), Completion).read()
         last = [row.model_dump() for row in rows if row.step == rows[-1].step]
@@ -54,8 +94,8 @@ def main(folder: str, *arguments: str) -> None:
     """Train every way, keep what was watched, print the first and the last look."""
     fields = dict(argument.split("=", 1) for argument in arguments)
     found = {}
-    for name, way in WAYS.items():
-        found[name] = gone_too_far(Path(folder), **way | fields)
+    for name, (begin, way) in WAYS.items():
+        found[name] = gone_too_far(Path(folder), begin, way | fields)
         print(name, json.dumps(looked(found[name])), flush=True)
         write_json(shipped("data", "samples", "goodhart.json"), found)
     print(json.dumps({name: [looked(way)[0], looked(way)[-1]] for name, way in found.items()}))

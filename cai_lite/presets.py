@@ -48,6 +48,8 @@ class Preset(BaseModel):
     critique: bool = True  # False: revise without a critique (the paper's Fig 7)
     principles: int = Field(0, ge=0)  # only the constitution's first so many; 0: all (Fig 6)
     candidates: int = Field(5, ge=1)  # revisions tried per round, one kept
+    # nats that a revision must be likelier behind its prompt than behind a greeting; 0: not asked
+    least_relevance: float = Field(0, ge=0)
     revision_sentences: int = Field(1, ge=1)  # guided: how much of a revision is kept
     response_tokens: int = Field(64, ge=8)
     critique_tokens: int = Field(40, ge=8)
@@ -92,6 +94,7 @@ class Preset(BaseModel):
     pm_helpful_share: float = Field(0, ge=0, le=0.24)  # harmless prompts, answer over none
     pm_dropped_share: float = Field(0, ge=0, le=0.24)  # a revision over a try a filter dropped
     pm_spoilt_share: float = Field(0, ge=0, le=0.24)  # a revision over itself gone to pieces
+    pm_swapped_share: float = Field(0, ge=0, le=0.24)  # a revision over another prompt's
     pm_revision_share: float = Field(0, ge=0, le=0.24)  # a revision over the answer it revises
     pm_contrast_share: float = Field(0, ge=0, le=0.24)  # under a principle over its opposite
 

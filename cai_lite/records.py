@@ -21,12 +21,16 @@ class Row(BaseModel):
 
 
 class Try(BaseModel):
-    """One candidate revision, its contrast score, and why it was not sound ("" if it was)."""
+    """One candidate revision, its contrast score, and why it was not sound ("" if it was).
+
+    `relevance`, in nats, says how much it is about its prompt, where that was asked.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     response: str
     score: float
     fault: str = ""
+    relevance: float | None = None
 
 
 class Revision(Row):

@@ -239,10 +239,42 @@ def test_what_does_not_score_above_the_first_answer_keeps_the_harm(
 ) -> None:
     pair = begin(tiny_model, tmp_path).constitution.critique_revision[0]
     later = row(response=GOOD, round=1, score=0.8)  # its own score does not count
-    found = [stage.choose(later, pair, CRITIQUE, [BEST], [s], 0.5, 2) for s in (0.51, 0.5, 0.2)]
+    tried = [stage.tries(later, pair, [BEST], [score], 0.5) for score in (0.51, 0.5, 0.2)]
+    found = [stage.choose(later, pair, CRITIQUE, one, 2) for one in tried]
     assert [one.dropped for one in found] == ["", "keeps the harm", "keeps the harm"]
     assert [one.response for one in found] == [BEST, GOOD, GOOD]
     assert [one.score for one in found] == [0.51, 0.8, 0.8]
+
+
+def test_what_fits_any_prompt_is_dropped_and_relevance_helps_to_choose(
+    tiny_model: Path, tmp_path: Path, base: Base, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nats = {GOOD: 60.0, BEST: 30.0, "Your sister, diary and all, says no.": 19.9}
+    asked: list[tuple[str, str]] = []
+
+    def relevance(base: Base, prompts: Sequence[str], texts: Sequence[str], size: int) -> Any:
+        asked.extend(zip(prompts, texts, strict=True))
+        return np.array([nats[text] for text in texts])
+
+    monkeypatch.setattr(stage, "relevance", relevance)
+    model([*nats, PLANTED["loop"]])
+    (found,) = one_round(begin(tiny_model, tmp_path, candidates=4, least_relevance=20), base, row())
+    assert [one.fault for one in found.tries] == ["", "", "fits any prompt", "loop"]
+    assert [one.relevance for one in found.tries] == [60.0, 30.0, 19.9, None]
+    assert asked == [(QUESTION, text) for text in nats]  # of the sound ones alone
+    assert found.tries[1].score > found.tries[0].score and found.response == GOOD
+    assert stage.worth(found.tries[0]) - stage.worth(
+        found.tries[0].model_copy(update={"relevance": None})
+    ) == pytest.approx(6.0)
+
+
+def test_without_a_least_relevance_none_is_asked(
+    tiny_model: Path, tmp_path: Path, base: Base, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "relevance", None)
+    model([GOOD])
+    (found,) = one_round(begin(tiny_model, tmp_path, candidates=1), base, row())
+    assert found.tries[0].relevance is None and not found.dropped
 
 
 @pytest.mark.parametrize("rounds", ["all", "last"])

@@ -14,7 +14,7 @@ from cai_lite.constitution import Principle
 from cai_lite.engine import labellers
 from cai_lite.engine.labellers import no_answer
 from cai_lite.engine.models import Base, load_base, new_adapter
-from cai_lite.engine.pairs import split, spoilt, unjudged
+from cai_lite.engine.pairs import MADE, split, spoilt, unjudged
 from cai_lite.engine.reward import (
     PreferenceModel,
     SoftPairs,
@@ -238,7 +238,7 @@ def test_pairs_that_need_no_judge_come_at_their_shares(tiny_model: Path, tmp_pat
     shares = {"pm_helpful_share": 0.2, "pm_dropped_share": 0.1, "pm_revision_share": 0.1,
               "pm_spoilt_share": 0.1}  # fmt: skip
     run = make_run(tiny_model, tmp_path / "run", "none", **shares)
-    revised(run, 60)
+    rows = revised(run, 60)
     run.path("ai_feedback").mkdir()
     helpful = [row.model_copy(update={"id": f"{row.id}-{n}"}) for n in range(4)
                for row in comparisons()]  # fmt: skip
@@ -269,6 +269,12 @@ def test_pairs_that_need_no_judge_come_at_their_shares(tiny_model: Path, tmp_pat
     assert {row.method for row in found["dropped"]} == {"over loop", "over answers nothing"}
     assert all(known(row)[1].startswith("No, no ") == (row.method == "over loop")
                for row in found["dropped"])  # fmt: skip
+    swapped = MADE["swapped"](run)
+    own = {r.id: r.response for r in rows if r.round == 2 and not r.dropped}
+    assert len(swapped) == len(own)
+    for row in swapped:  # as sound an answer, to another prompt
+        better, worse = known(row)
+        assert better == own[row.id] and worse in own.values() and worse != better
     bare = make_run(tiny_model, tmp_path / "bare", "none", **shares)
     assert unjudged(bare, 40) == {}  # nothing was made, so nothing is mixed in
 

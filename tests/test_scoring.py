@@ -8,7 +8,14 @@ from conftest import TINY_SIZES
 
 from cai_lite.engine.models import Base, load_base
 from cai_lite.engine.sampling import last_states
-from cai_lite.engine.scoring import choice_logprobs, end_states, mean_states, reply_states
+from cai_lite.engine.scoring import (
+    choice_logprobs,
+    end_states,
+    log_likelihoods,
+    mean_states,
+    relevance,
+    reply_states,
+)
 from cai_lite.presets import get_preset
 from cai_lite.prompts import chat
 
@@ -160,3 +167,33 @@ def test_an_answer_cannot_forge_a_turn_when_it_is_read(base: Base) -> None:
     assert torch.equal(forged, neutral) or torch.allclose(forged, neutral, atol=1e-5)
     ended = plain(base, prompt[0] + "<|im_end|>", output_hidden_states=True).hidden_states[2][0, -1]
     assert not torch.allclose(forged[0], ended, atol=1e-3)
+
+
+def test_likelihoods_are_the_full_models_and_relevance_is_their_difference(
+    tiny_base: Base,
+) -> None:
+    prompts = ["Hi", "A longer question?", "Why?", "Hello!"]
+    answers = ["Yes.", "Because of the rain in spring", "", "Yes."]
+
+    def plain(prompt: str, answer: str) -> float:
+        head, tail = (
+            tiny_base.token_ids(tiny_base.render(chat(prompt))),
+            tiny_base.token_ids(answer),
+        )
+        if not tail:
+            return 0.0
+        with torch.no_grad():
+            logs = tiny_base.model(torch.tensor([head + tail])).logits[0].log_softmax(-1)
+        return float(logs[len(head) - 1 : -1][torch.arange(len(tail)), tail].sum())
+
+    wanted = [plain(*both) for both in zip(prompts, answers, strict=True)]
+    texts = [tiny_base.render(chat(prompt)) for prompt in prompts]
+    for batch_size in (1, 3, 8):
+        found = log_likelihoods(tiny_base, texts, answers, batch_size)
+        assert found.tolist() == pytest.approx(wanted, rel=1e-4)
+        nats = relevance(tiny_base, prompts, answers, batch_size)
+        none = [plain("Hello!", answer) for answer in answers]
+        assert nats.tolist() == pytest.approx(
+            [own - other for own, other in zip(wanted, none, strict=True)], abs=1e-3
+        )
+        assert nats[3] == pytest.approx(0, abs=1e-4) and nats[2] == 0

@@ -34,6 +34,7 @@ def unjudged(run: Run, judged: int) -> dict[str, list[Comparison]]:
         "helpful": p.pm_helpful_share,
         "dropped": p.pm_dropped_share,
         "spoilt": p.pm_spoilt_share,
+        "swapped": p.pm_swapped_share,
         "revision": p.pm_revision_share,
         "contrast": p.pm_contrast_share,
     }
@@ -95,6 +96,15 @@ def _spoilt(run: Run) -> list[Comparison]:
     return found
 
 
+def _swapped(run: Run) -> list[Comparison]:
+    """A sound revision over another prompt's: as well said, but about another deed."""
+    rows = _sound(run)
+    return [
+        _over(run, row, row.response, other.response, "over another's")
+        for row, other in zip(rows, rows[1:] + rows[:1], strict=True)
+    ]
+
+
 def _helpful(run: Run) -> list[Comparison]:
     return Rows(run.path("ai_feedback", "helpful.jsonl"), Comparison).read()
 
@@ -132,6 +142,7 @@ MADE = {
     "helpful": _helpful,
     "dropped": _dropped,
     "spoilt": _spoilt,
+    "swapped": _swapped,
     "revision": _revisions,
     "contrast": _contrast,
 }

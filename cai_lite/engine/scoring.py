@@ -6,10 +6,15 @@ The vocabulary head is computed only where its output is used.
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
+import numpy as np
 import torch
 
+from ..prompts import chat
 from .models import Base
+from .packed import packed
 from .sampling import last_states, next_logits
+
+_GREETING = "Hello!"
 
 
 @torch.no_grad()
@@ -46,21 +51,45 @@ def choice_logprobs(
     return found
 
 
-@torch.no_grad()
 def perplexity(base: Base, texts: Sequence[str], answers: Sequence[str], batch_size: int) -> float:
     """exp of the mean loss per token over all answers, each read behind its rendered prompt."""
+    tokens = sum(len(base.token_ids(base.neutral(answer))) for answer in answers)
+    return math.exp(-float(log_likelihoods(base, texts, answers, batch_size).sum()) / tokens)
+
+
+@torch.no_grad()
+def log_likelihoods(
+    base: Base, texts: Sequence[str], answers: Sequence[str], batch_size: int
+) -> torch.Tensor:
+    """log P(answer | text) of each answer behind its rendered prompt, (rows,), in nats."""
     heads = [base.token_ids(text) for text in texts]
     tails = [base.token_ids(base.neutral(answer)) for answer in answers]
     both = [head + tail for head, tail in zip(heads, tails, strict=True)]
-    loss = 0.0
+    found = torch.zeros(len(both))
     for tokens, mask, rows in _batches(base, both, batch_size):
         hidden = _hidden(base, tokens, mask).last_hidden_state
         for place, row in enumerate(rows):
             inside = slice(len(heads[row]) - 1, len(both[row]) - 1)
             logits = base.head(hidden[place, inside]).float()
-            wanted = torch.tensor(tails[row], device=logits.device)
-            loss += float(torch.nn.functional.cross_entropy(logits, wanted, reduction="sum"))
-    return math.exp(loss / sum(map(len, tails)))
+            wanted = torch.tensor(tails[row], dtype=torch.long, device=logits.device)
+            found[row] = -torch.nn.functional.cross_entropy(logits, wanted, reduction="sum").cpu()
+    return found
+
+
+def relevance(
+    base: Base, prompts: Sequence[str], answers: Sequence[str], batch_size: int
+) -> np.ndarray:
+    """How much an answer is about its prompt: log P(answer | prompt) - log P(answer | "Hello!").
+
+    In nats, (rows,): pointwise mutual information, with a greeting for no prompt at all. What would
+    stand as well behind anything, "I can't help you with that", has next to none.
+    """
+    own = [base.render(chat(prompt)) for prompt in prompts]
+    none = [base.render(chat(_GREETING))] * len(answers)
+    with packed(base, head=False):
+        behind = [log_likelihoods(base, texts, answers, batch_size) for texts in (own, none)]
+    found: np.ndarray = (behind[0] - behind[1]).numpy()
+    return found
 
 
 @torch.no_grad()

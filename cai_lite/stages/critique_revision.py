@@ -1,5 +1,6 @@
 """Critique and revision: the model corrects its own answers by drawn principles (paper §3.1)."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ from ..data import Prompt
 from ..engine.contrast import Probe, contrast_logits, contrast_probe
 from ..engine.models import Base, load_base
 from ..engine.sampling import Sampling, generate
+from ..engine.scoring import relevance
 from ..paper import paper_few_shots
 from ..prompts import (
     EXAMPLES,
@@ -33,6 +35,7 @@ from ..texts import answers_to, echoes, fault, only_objects, takes_back
 
 T = TypeVar("T")
 Work = tuple[Revision, CritiqueRevision]
+_NATS = 10.0  # of relevance count as much as one unit of a contrast score's log-odds
 
 
 def critique_revision(run: Run) -> dict[str, Any]:
@@ -129,28 +132,30 @@ def revise(
     critiques = criticise(run, base, work, number) if run.preset.critique else [""] * len(work)
     openings, texts = candidates(run, base, work, critiques, number)
     scores = _candidate_scores(run, base, probe, work, openings, texts)
-    spirit = run.constitution.spirit
+    grouped = _grouped(scores, run.preset.candidates)
+    tried = [
+        tries(row, pair, own, scored, original[row.prompt_id], run.constitution.spirit)
+        for (row, pair), own, scored in zip(work, texts, grouped, strict=True)
+    ]
+    if run.preset.least_relevance:
+        tried = about_the_prompt(run, base, work, tried)
     chosen = [
-        choose(row, pair, critique, tried, scored, original[row.prompt_id], number, spirit)
-        for (row, pair), critique, tried, scored in zip(
-            work, critiques, texts, _grouped(scores, run.preset.candidates), strict=True
-        )
+        choose(row, pair, critique, own, number)
+        for (row, pair), critique, own in zip(work, critiques, tried, strict=True)
     ]
     return give_reasons(run, base, probe, work, chosen, original)
 
 
-def choose(
+def tries(
     row: Revision,
     pair: CritiqueRevision,
-    critique: str,
     texts: Sequence[str],
     scores: Sequence[float],
     original: float,
-    number: int,
     spirit: str = "",
-) -> Revision:
-    """The best sound candidate as the row of this round, or the row's old text and why."""
-    found = [
+) -> list[Try]:
+    """A row's candidates with their contrast scores, and the fault of each."""
+    return [
         Try(
             response=text,
             score=score,
@@ -158,7 +163,34 @@ def choose(
         )
         for text, score in zip(texts, scores, strict=True)
     ]
-    best = max((t for t in found if not t.fault), key=lambda t: t.score, default=None)
+
+
+def about_the_prompt(
+    run: Run, base: Base, work: Sequence[Work], tried: Sequence[Sequence[Try]]
+) -> list[list[Try]]:
+    """The candidates with the relevance of the sound ones, which under the preset's is a fault.
+
+    An objection to another deed than the one asked for has every outward sign of a good one.
+    """
+    sound = [(i, k) for i, own in enumerate(tried) for k, one in enumerate(own) if not one.fault]
+    prompts = [work[i][0].prompt for i, _ in sound]
+    texts = [tried[i][k].response for i, k in sound]
+    found = [list(own) for own in tried]
+    if not sound:
+        return found
+    nats = relevance(base, prompts, texts, run.preset.batch_size)
+    for (i, k), value in zip(sound, nats, strict=True):
+        fault = "" if value >= run.preset.least_relevance else "fits any prompt"
+        update = {"relevance": round(float(value), 2), "fault": fault}
+        found[i][k] = found[i][k].model_copy(update=update)
+    return found
+
+
+def choose(
+    row: Revision, pair: CritiqueRevision, critique: str, tried: Sequence[Try], number: int
+) -> Revision:
+    """The best sound candidate as the row of this round, or the row's old text and why."""
+    best = max((t for t in tried if not t.fault), key=worth, default=None)
     return Revision(
         id=f"{row.prompt_id}/{number}",
         prompt_id=row.prompt_id,
@@ -168,10 +200,16 @@ def choose(
         critique=critique,
         response=best.response if best else row.response,
         score=best.score if best else row.score,
-        dropped="" if best else found[0].fault,
+        dropped="" if best else tried[0].fault,
         kept_previous=best is None,
-        tries=found,
+        tries=list(tried),
     )
+
+
+def worth(tried: Try) -> float:
+    """What the best candidate has most of: log-odds of the contrast score, and relevance."""
+    score = min(max(tried.score, 1e-5), 1 - 1e-5)
+    return math.log(score / (1 - score)) + (tried.relevance or 0.0) / _NATS
 
 
 def give_reasons(
