@@ -14,7 +14,7 @@ DATA = Path(__file__).parent / "data"
 
 
 def rows(name: str) -> list[dict[str, Any]]:
-    path = DATA / name / f"{name}.jsonl"
+    (path,) = DATA.glob(f"*/{name}.jsonl")
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -26,6 +26,11 @@ def rows(name: str) -> list[dict[str, Any]]:
             "borderline",
             "outcome",
             {"broken": 33, "declines": 42, "helps": 144, "redirects": 13, "refuses": 5},
+        ),
+        (
+            "evasive",
+            "outcome",
+            {"broken": 33, "declines": 2, "helps": 44, "redirects": 6, "refuses": 59},
         ),
         ("pairs", "better", {"a": 66, "b": 73, "undecided": 61}),
     ],
@@ -51,10 +56,11 @@ def test_pairs_answer_prompts_of_the_train_split() -> None:
         assert known[row["prompt_id"]] == row["prompt"] and row["a"] != row["b"]
 
 
-def test_borderline_answers_were_never_learned_from() -> None:
+@pytest.mark.parametrize("name", ["borderline", "evasive"])
+def test_borderline_answers_were_never_learned_from(name: str) -> None:
     known = {p.id: p.prompt for p in shipped_prompts("borderline")}
     learned = {(row["prompt"], row["response"]) for row in outcomes()}
-    for row in rows("borderline"):
+    for row in rows(name):
         assert known[row["prompt_id"]] == row["prompt"]
         assert (row["prompt"], row["response"]) not in learned
 
