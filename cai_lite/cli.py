@@ -511,7 +511,8 @@ def lab(_: Options) -> Found:
         raise InputError(
             "the installed package has no notebooks; clone the project and run `cai-lite lab` there"
         )
-    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", str(folder)])
+    as_root = ["--allow-root"] if os.geteuid() == 0 else []  # in a container one often is
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", str(folder), *as_root])
 
 
 def fetch_paper(options: Options) -> Found:

@@ -254,7 +254,7 @@ def doubts(report: dict[str, Any]) -> list[str]:
         f"The preference model agrees with held-out AI labels in {judge['accuracy']:.2f} of "
         f"n = {judge['n_eval']} pairs, interval {low:.2f} to {high:.2f}{guessing}. Its calibration "
         f"error is {judge['ece']:.2f}. AI labels are not people's judgements. "
-        + _on_hhh(judge.get("hhh")),
+        + (_on_hhh(judge["hhh"]) if judge.get("hhh") else ""),
         "Asked by multiple choice, the feedback model says “A” with probability "
         f"{labels['position_bias']:.2f} whichever answer stands first; 0.50 would be no position "
         f"bias. The labels used are by {labels['method'].replace('_', ' ')}.",

@@ -456,8 +456,11 @@ def test_lab_becomes_jupyterlab(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(os, "execv", lambda *call: calls.append(call))
     fails(capsys, ["lab"], "no notebooks")
     (tmp_path / "00.ipynb").write_text("{}")
-    main(["lab"])
-    assert calls == [(sys.executable, [sys.executable, "-m", "jupyterlab", str(tmp_path)])]
+    command = [sys.executable, "-m", "jupyterlab", str(tmp_path)]
+    for user, more in ((1000, []), (0, ["--allow-root"])):
+        monkeypatch.setattr(os, "geteuid", lambda user=user: user)
+        main(["lab"])
+        assert calls.pop() == (sys.executable, [*command, *more])
 
 
 def test_fetch_paper(tmp_path, monkeypatch, capsys):

@@ -12,6 +12,7 @@ from conftest import TINY_SIZES, FakeReader, save_pushed
 from safetensors.torch import load_file
 
 from cai_lite.cli import main
+from cai_lite.engine import judges
 from cai_lite.engine.models import add_adapter, load_base, role
 from cai_lite.engine.reward import add_scalar_adapter, save_preference_model
 from cai_lite.errors import InputError
@@ -20,7 +21,7 @@ from cai_lite.presets import get_preset
 from cai_lite.records import Answer, Comparison, Pair, Rows, read_json, write_json
 from cai_lite.run import Run, begin_run, open_run
 from cai_lite.stages import ai_feedback, iterate, preference_model
-from cai_lite.stages.iterate import agreement, begin_round, measure_round, stop_reason
+from cai_lite.stages.iterate import begin_round, measure_round, stop_reason
 from cai_lite.teaching import figures
 
 WEIGHTS = "adapter/adapter_model.safetensors"
@@ -280,13 +281,13 @@ def test_round_1_takes_the_answers_of_the_evaluation(
 
 def test_agreement_by_hand() -> None:
     p, first = np.array([0.9, 0.6, 0.4, 0.5]), np.array([0.8, 0.2, 0.1, 0.9])
-    found = agreement(p, first)
+    found = judges.agreement(p, first)
     assert found["agreement"] == (1 + 0 + 1 + 0.5) / 4
     assert found["agreement_ci"] == share_interval([1, 0, 1, 0.5])
     one, other = np.array([0.9] * 6 + [0.1] * 2), np.array([0.9] * 5 + [0.1, 0.1, 0.9])
     chance = 0.75 * 0.75 + 0.25 * 0.25
-    assert agreement(one, other)["kappa"] == round((0.75 - chance) / (1 - chance), 4)
-    assert agreement(np.array([0.9, 0.8]), np.array([0.7, 0.6]))["kappa"] is None
+    assert judges.agreement(one, other)["kappa"] == round((0.75 - chance) / (1 - chance), 4)
+    assert judges.agreement(np.array([0.9, 0.8]), np.array([0.7, 0.6]))["kappa"] is None
 
 
 # --- when to stop

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cai_lite import cli
+from cai_lite.engine import judges
 from cai_lite.stages import iterate
 from cai_lite.teaching import checks
 from cai_lite.texts import distinct_pairs, words
@@ -33,7 +34,7 @@ def test_agreement_is_the_packages():
         p, first = rng.random(n), rng.random(n)
         p[0] = 0.5
         share, kappa = agreement(p, first)
-        found = iterate.agreement(p, first)
+        found = judges.agreement(p, first)
         assert share == pytest.approx(found["agreement"], abs=1e-4)
         assert kappa == pytest.approx(found["kappa"], abs=1e-4)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import cohen_kappa_score
 
 from ..constitution import Principle
 from ..errors import InputError
@@ -116,3 +117,18 @@ def hhh_pair(number: int, row: HHHRow) -> Pair:
     """A row of two options as a pair; the conversation, of one turn or more, stays one text."""
     a, b = row.options
     return Pair(id=str(number), prompt=row.conversation.removeprefix("Human:").strip(), a=a, b=b)
+
+
+def agreement(p: np.ndarray, first: np.ndarray) -> dict[str, Any]:
+    """How often two labellers' P(A is better), both (pairs,), take the same side.
+
+    A label of exactly one half takes half a side. `kappa` is Cohen's, agreement beyond chance; None
+    where both always say the same.
+    """
+    same = np.where((p == 0.5) | (first == 0.5), 0.5, (p > 0.5) == (first > 0.5)).astype(float)
+    sides = np.array([p > 0.5, first > 0.5]).astype(int)
+    return {
+        "agreement": round(float(same.mean()), 4),
+        "agreement_ci": share_interval(same),
+        "kappa": None if np.ptp(sides) == 0 else round(float(cohen_kappa_score(*sides)), 4),
+    }

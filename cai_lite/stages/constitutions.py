@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import cohen_kappa_score
 
 from .. import lens
 from ..constitution import Constitution
@@ -32,8 +31,8 @@ def compare_constitutions(
 ) -> dict[str, Any]:
     """Label a run's pairs by both, and say how often and where they agree; trains nothing.
 
-    Agreement is of the two ensembles' sides, with Wilson's interval and Cohen's kappa; no kappa
-    where both always take the same side. InputError for a run without pairs.
+    Agreement is of the two ensembles' sides: see `engine.judges.agreement`. InputError for a run
+    without pairs.
     """
     pairs = Rows(run.path("ai_feedback", "pairs.jsonl"), Pair).read()[:limit]
     if not pairs:
@@ -42,14 +41,10 @@ def compare_constitutions(
     run.note_model(base.sha256)
     both = {one.name: by_principle(run, base, one, pairs) for one in (first, second)}
     p = np.array([lens.ensemble(own) for own in both.values()])
-    sides = (p > 0.5).astype(int)
-    same = sides[0] == sides[1]
     return {
         "constitutions": [first.name, second.name],
         "n": len(pairs),
-        "agreement": round(float(same.mean()), 4),
-        "agreement_ci": share_interval(same),
-        "kappa": None if np.ptp(sides) == 0 else round(float(cohen_kappa_score(*sides)), 4),
+        **judges.agreement(*p),
         "parting": [_shown(pairs[i], p[:, i]) for i in _most(np.abs(p[0] - p[1]))],
         "coverage": {one.name: coverage(one, both[one.name]) for one in (first, second)},
         "torn": {

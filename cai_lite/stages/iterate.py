@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import cohen_kappa_score
 
 from ..answers import of, summarise
 from ..engine import judges
@@ -20,7 +19,6 @@ from ..engine.answering import answer_all
 from ..engine.models import Base, add_adapter, load_base, role
 from ..engine.outcomes import load_classifier
 from ..errors import InputError
-from ..measures import share_interval
 from ..records import Answer, Comparison, Rows, read_json, write_json
 from ..run import Run
 
@@ -106,21 +104,6 @@ def measure_round(run: Run, number: int) -> dict[str, Any]:
     return found
 
 
-def agreement(p: np.ndarray, first: np.ndarray) -> dict[str, Any]:
-    """How often two labellers' P(A is better), both (pairs,), take the same side.
-
-    A label of exactly one half takes half a side. `kappa` is Cohen's, agreement beyond chance; None
-    where both always say the same.
-    """
-    same = np.where((p == 0.5) | (first == 0.5), 0.5, (p > 0.5) == (first > 0.5)).astype(float)
-    sides = np.array([p > 0.5, first > 0.5]).astype(int)
-    return {
-        "agreement": round(float(same.mean()), 4),
-        "agreement_ci": share_interval(same),
-        "kappa": None if np.ptp(sides) == 0 else round(float(cohen_kappa_score(*sides)), 4),
-    }
-
-
 def _labels(run: Run, own: Run, base: Base) -> dict[str, Any]:
     """The round's labels and labeller beside the first labeller, the run's on the untouched base.
 
@@ -134,9 +117,9 @@ def _labels(run: Run, own: Run, base: Base) -> dict[str, Any]:
     with role(base, judges.put_on_labeller(own, base)):
         again = judges.embedded(own, base, first_pairs)
         hhh = judges.hhh_accuracy(own, lambda asked: judges.embedded(own, base, asked))
-    unchanged = agreement(again, on_first)
+    unchanged = judges.agreement(again, on_first)
     return {
-        **agreement(np.array([pair.p_a for pair in pairs]), first),
+        **judges.agreement(np.array([pair.p_a for pair in pairs]), first),
         "agreement_first": unchanged["agreement"],
         "agreement_first_ci": unchanged["agreement_ci"],
         "hhh": hhh and hhh["accuracy"],
