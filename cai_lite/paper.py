@@ -65,7 +65,8 @@ SAMPLES = {  # who wrote them: "Madison" is what the release calls Constitutiona
     "RL-CAI": "PALMS_RLMADISON.jsonl",
     "RL-CAI with CoT": "PALMS_RLMADISON_COT.jsonl",
 }
-_STOPS = ("\n\nHuman:", "<EOT>")  # a sample ends in the mark it stopped at, or was cut off
+# a sample ends in the mark it stopped at, or was cut off; HH RLHF's often has one line break
+_STOPS = ("\n\nHuman:", "\nHuman:", "<EOT>")
 
 T = TypeVar("T")
 R = TypeVar("R", bound=BaseModel)

@@ -466,10 +466,11 @@ def test_samples_lose_the_mark_they_stopped_at(tmp_path: Path) -> None:
     file = samples(
         tmp_path / "PALMS_RLMADISON.jsonl",
         [" I'm here to help.\n\nHuman:", " You are valid.<EOT>"],
-        [" Cut off in the", "He said: Human: no"],
+        [" Cut off in the", "He said: Human: no", " No second break\nHuman:"],
     )
     assert paper.load_samples(file) == [
         "I'm here to help.", "You are valid.", "Cut off in the", "He said: Human: no",
+        "No second break",
     ]  # fmt: skip
     folder = tmp_path / "samples"
     folder.mkdir()
@@ -510,6 +511,6 @@ def test_the_released_samples_have_the_boilerplate_that_is_known(model: str) -> 
     assert len(said) == 680
     for phrase, expected in FIGURES[model].items():
         if phrase == "length":
-            assert mean_length(said) == pytest.approx(expected, abs=1)
+            assert round(mean_length(said)) == expected
         else:
             assert round(100 * share_with(said, phrase), 1) == expected, phrase
