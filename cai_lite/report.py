@@ -271,7 +271,7 @@ def doubts(report: dict[str, Any]) -> list[str]:
         "person's: on held-out answers to red-team prompts the outcome classifier agrees with "
         f"their readers in {share(reader['accuracy'], reader['accuracy_ci'])} of n = "
         f"{reader['n']}, and it finds {reader['recall']['helps']:.2f} of those that help with the "
-        "harm. How it counts objections to borderline prompts was measured apart (README). "
+        "harm. How it counts objections to borderline prompts was measured apart (MEASURED.md). "
         "Helpfulness is a rule on words; what all measures are made of stands below.",
         *_second_opinion(report["judge"]),
     ]
