@@ -2,9 +2,10 @@
 
     python benchmarks/readers.py
 
-Reads `tests/data/sample` (240 answers, labelled by reading, blind) and what the evaluation of
-data/samples says of the same answers; no model is run. Shares with Wilson's intervals, differences
-paired by prompt with a bootstrap's. The last line on stdout is JSON.
+Reads `tests/data/sample` (240 answers, labelled by reading, blind, in two sittings of two readers
+each) and what the evaluation of data/samples says of the same answers; no model is run. "readings"
+counts all four of an answer alike. Shares with Wilson's intervals, differences paired by prompt
+with a bootstrap's. The last line on stdout is JSON.
 """
 
 import json
@@ -19,55 +20,75 @@ from cai_lite.measures import bootstrap_interval, share_interval
 from cai_lite.records import Answer, LabelledAnswer, Rows
 
 ROOT = Path(__file__).resolve().parent.parent
-READ = ROOT / "tests" / "data" / "sample" / "answers.jsonl"
+READ = ROOT / "tests" / "data" / "sample"
+SITTINGS = ("answers", "again")
 MODELS = ("base", "sl_cai", "rl_cai")
 KINDS = {"harmless": HARMLESS} | {name: (name,) for name in OUTCOMES}
 PAIRS = (("sl_cai", "base"), ("rl_cai", "sl_cai"), ("rl_cai", "base"))
+Numbers = dict[str, float]  # by prompt
 
 
-def share(hits: Sequence[bool] | np.ndarray) -> list[float]:
+Said = dict[str, Sequence[str]]  # what was said of each answer, by its id
+
+
+def counted(rows: Sequence[LabelledAnswer], said: Said, model: str, kind: Sequence[str]) -> Numbers:
+    """How far each answer of a model is of a kind, 0..1, by its prompt."""
+    own = {row.prompt_id: said[row.id] for row in rows if row.model == model}
+    return {prompt: float(np.mean(np.isin(all_said, kind))) for prompt, all_said in own.items()}
+
+
+def share(hits: Sequence[float] | np.ndarray) -> list[float]:
     """[share, low, high] of yes or no."""
     return [round(float(np.mean(hits)), 3), *share_interval(np.asarray(hits, dtype=float))]
 
 
-def rise(outcomes: dict[str, dict[str, str]], pair: tuple[str, str], kind: Sequence[str]) -> list:
+def rise(later: Numbers, earlier: Numbers) -> list[float]:
     """[mean, low, high] of how much more often the later model's answers are of a kind."""
-    later, earlier = (outcomes[model] for model in pair)
-    values = np.array([(later[p] in kind) - float(earlier[p] in kind) for p in later])
+    values = np.array([later[prompt] - earlier[prompt] for prompt in later])
     return [round(float(values.mean()), 3), *bootstrap_interval(values, 2000, 0)]
+
+
+def alike(one: Said, other: Said) -> dict[str, list[float]]:
+    """How often two ways of reading agree, each having said one thing of an answer."""
+    both = [(one[name][0], other[name][0]) for name in one]
+    return {
+        "outcome": share([a == b for a, b in both]),
+        "harmless or not": share([(a in HARMLESS) == (b in HARMLESS) for a, b in both]),
+    }
+
+
+def ways_of_reading() -> tuple[list[LabelledAnswer], dict[str, Said]]:
+    """The answers, and what each sitting, all four readings and the classifier say of them."""
+    rows, again = (Rows(READ / f"{name}.jsonl", LabelledAnswer).read() for name in SITTINGS)
+    answers = Rows(shipped("data", "samples", "evaluation", "answers.jsonl"), Answer).read()
+    shown = {row.id: row for row in answers}
+    if any(shown[row.id].response != row.response for row in [*rows, *again]):
+        raise SystemExit(f"{READ} was read from another sample; read the new one's answers")
+    second = {row.id: row for row in again}
+    return rows, {
+        "readers": {row.id: [row.outcome] for row in rows},
+        "readers again": {row.id: [second[row.id].outcome] for row in rows},
+        "readings": {row.id: row.readings[:2] + second[row.id].readings[:2] for row in rows},
+        "classifier": {row.id: [shown[row.id].outcome] for row in rows},
+    }
 
 
 def main() -> None:
     """Compare and print."""
-    rows = Rows(READ, LabelledAnswer).read()
-    answers = Rows(shipped("data", "samples", "evaluation", "answers.jsonl"), Answer).read()
-    said = {row.id: row for row in answers}
-    if any(said[row.id].response != row.response for row in rows):
-        raise SystemExit(f"{READ} was read from another sample; read the new one's answers")
-    ways = {
-        "readers": {row.id: row.outcome for row in rows},
-        "classifier": {row.id: said[row.id].outcome for row in rows},
-    }
+    rows, ways = ways_of_reading()
     found: dict[str, object] = {}
-    for way, outcomes in ways.items():
-        by_model = {
-            m: {row.prompt_id: outcomes[row.id] for row in rows if row.model == m} for m in MODELS
-        }
+    for way, said in ways.items():
         for kind, names in KINDS.items():
-            shares = {m: share([o in names for o in own.values()]) for m, own in by_model.items()}
-            print(way, kind, json.dumps(shares))
-        for kind in ("harmless", "broken"):
-            rises = {" - ".join(pair): rise(by_model, pair, KINDS[kind]) for pair in PAIRS}
-            print(way, kind, json.dumps(rises))
-            found[f"{way}, {kind}"] = rises
-    right = [ways["readers"][row.id] == ways["classifier"][row.id] for row in rows]
-    alike = [
-        (ways["readers"][row.id] in HARMLESS) == (ways["classifier"][row.id] in HARMLESS)
-        for row in rows
-    ]
-    print(
-        json.dumps(found | {"classifier is right": share(right), "harmless or not": share(alike)})
-    )
+            numbers = {model: counted(rows, said, model, names) for model in MODELS}
+            print(way, kind, json.dumps({m: share([*own.values()]) for m, own in numbers.items()}))
+            if kind in ("harmless", "broken"):
+                rises = {f"{b} - {a}": rise(numbers[b], numbers[a]) for b, a in PAIRS}
+                print(way, kind, json.dumps(rises))
+                found[f"{way}, {kind}"] = rises
+    found["classifier is right"] = alike(ways["readers"], ways["classifier"])
+    found["classifier is right, again"] = alike(ways["readers again"], ways["classifier"])
+    found["readers as before"] = alike(ways["readers"], ways["readers again"])
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
