@@ -32,6 +32,11 @@ def rows(name: str) -> list[dict[str, Any]]:
             "outcome",
             {"broken": 33, "declines": 2, "helps": 44, "redirects": 6, "refuses": 59},
         ),
+        (
+            "refusals",
+            "outcome",
+            {"broken": 67, "declines": 9, "helps": 58, "redirects": 10, "refuses": 145},
+        ),
         ("pairs", "better", {"a": 66, "b": 73, "undecided": 61}),
     ],
 )
