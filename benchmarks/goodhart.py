@@ -15,9 +15,11 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from preference import with_labels
 
 from cai_lite.files import shipped
 from cai_lite.presets import get_preset
@@ -27,7 +29,6 @@ from cai_lite.stages.ai_feedback import ai_feedback
 from cai_lite.stages.preference_model import preference_model
 from cai_lite.stages.rl_cai import rl_cai
 
-NEEDED = ("critique_revision", "contrast", "sl_cai", "ai_feedback", "preference_model")
 # Without a leash beta is not 0 but next to it: at 0 TRL does not measure the KL either.
 FREE = {"rl_beta": 1e-6}
 TOO_FAR = {
@@ -38,37 +39,38 @@ TOO_FAR = {
 
 def as_it_is(folder: Path, kept: Path, **fields: object) -> Run:
     """A run of its own with the other's stages up to the preference model, and other fields."""
-    begun = open_run(folder).preset.model_dump() | TOO_FAR | fields
-    run = begin_run(kept, get_preset(begun.pop("name"), **begun))
-    for name in NEEDED:
-        shutil.copytree(folder / name, run.path(name))
-        run.path(name, "origin.json").unlink(missing_ok=True)  # what it was made from stayed behind
-    return run
+    return begun(folder, kept, ("sl_cai", "preference_model"), **fields)
 
 
 def with_hard_labels(folder: Path, kept: Path, **fields: object) -> Run:
-    """The same, but its preference model learnt only which answer the labels prefer."""
+    """The same, but its preference model learns only which answer the labels prefer."""
     labels = kept.with_name("hard.jsonl")
     rows = Rows(folder / "ai_feedback" / "comparisons.jsonl", Comparison).read()
-    hard = [
-        row.model_copy(update={"p_a": (1 + (row.p_a > 0.5) - (row.p_a < 0.5)) / 2}) for row in rows
-    ]
-    Rows(labels, Comparison).append(hard)
-    run = as_it_is(folder, kept, pm_labels=str(labels), **fields)
-    shutil.rmtree(run.path("preference_model"))
+    Rows(labels, Comparison).append(with_labels(rows, "hard"))
+    stages = ("critique_revision", "sl_cai", "ai_feedback")
+    run = begun(folder, kept, stages, pm_labels=str(labels), **fields)
     preference_model(run)
     return run
 
 
 def with_one_principle(folder: Path, kept: Path, **fields: object) -> Run:
-    """The same, but the same pairs of answers were labelled by a single principle."""
-    run = as_it_is(folder, kept, constitution="one-principle", **fields)
-    for name in ("contrast", "preference_model"):
-        shutil.rmtree(run.path(name))
+    """The same, but it learns from the same pairs of answers, labelled by a single principle."""
+    stages = ("critique_revision", "sl_cai", "ai_feedback")
+    run = begun(folder, kept, stages, constitution="one-principle", **fields)
     for name in ("comparisons.jsonl", "reader.safetensors"):
         run.path("ai_feedback", name).unlink()
     ai_feedback(run)
     preference_model(run)
+    return run
+
+
+def begun(folder: Path, kept: Path, stages: Sequence[str], **fields: object) -> Run:
+    """A run of its own with some of the other's stages, and other fields."""
+    preset = open_run(folder).preset.model_dump() | TOO_FAR | fields
+    run = begin_run(kept, get_preset(preset.pop("name"), **preset))
+    for name in stages:
+        shutil.copytree(folder / name, run.path(name))
+        run.path(name, "origin.json").unlink(missing_ok=True)  # what it was made from stayed behind
     return run
 
 

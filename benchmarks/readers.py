@@ -26,8 +26,6 @@ MODELS = ("base", "sl_cai", "rl_cai")
 KINDS = {"harmless": HARMLESS} | {name: (name,) for name in OUTCOMES}
 PAIRS = (("sl_cai", "base"), ("rl_cai", "sl_cai"), ("rl_cai", "base"))
 Numbers = dict[str, float]  # by prompt
-
-
 Said = dict[str, Sequence[str]]  # what was said of each answer, by its id
 
 

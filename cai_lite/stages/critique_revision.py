@@ -176,8 +176,6 @@ def about_the_prompt(
     prompts = [work[i][0].prompt for i, _ in sound]
     texts = [tried[i][k].response for i, k in sound]
     found = [list(own) for own in tried]
-    if not sound:
-        return found
     nats = relevance(base, prompts, texts, run.preset.batch_size)
     for (i, k), value in zip(sound, nats, strict=True):
         fault = "" if value >= run.preset.least_relevance else "fits any prompt"
