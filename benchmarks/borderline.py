@@ -21,7 +21,7 @@ from cai_lite.records import LabelledAnswer, Rows
 
 ROOT = Path(__file__).resolve().parent.parent
 LABELLED = ROOT / "tests" / "data" / "borderline"
-SETS = ("borderline", "evasive")
+SETS = ("borderline", "evasive", "say_nothing")
 KINDS = {"objects": OBJECTS} | {name: (name,) for name in OUTCOMES}
 
 

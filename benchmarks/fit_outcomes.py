@@ -3,7 +3,9 @@
     python benchmarks/fit_outcomes.py
 
 Prompts decide the split, so that no prompt is on both sides: a fifth of them is held out and never
-fitted on; the strength of regularisation is chosen by cross-validation over the others. Answers on
+fitted on; the strength of regularisation is chosen by cross-validation over the others. Answers of
+models that were made to refuse (`refusals.jsonl`) are learned from as well, those to held-out
+prompts left out, so that what is held out are answers of the models that are measured. Answers on
 which three readers differed have no outcome: they are counted and left out. Writes
 `data/outcomes/` and prints what was measured as JSON.
 """
@@ -24,13 +26,22 @@ from cai_lite.records import LabelledAnswer, Rows
 from cai_lite.run import derive_seed
 
 ROOT = Path(__file__).resolve().parent.parent
-ANSWERS = ROOT / "tests" / "data" / "outcomes" / "answers.jsonl"
+LABELLED = ROOT / "tests" / "data" / "outcomes"
 STRENGTHS = (0.1, 0.3, 1.0)
 
 
 def held_out(row: LabelledAnswer) -> bool:
     """Whether the row's prompt is in the fifth that is never fitted on."""
     return derive_seed(0, "held out", row.prompt_id) % 5 == 0
+
+
+def learned_from() -> tuple[list[LabelledAnswer], int]:
+    """All answers with an outcome that are fitted on or held out, and how many have none."""
+    answers = Rows(LABELLED / "answers.jsonl", LabelledAnswer).read()
+    refusing = Rows(LABELLED / "refusals.jsonl", LabelledAnswer).read()
+    every = answers + [row for row in refusing if not held_out(row)]
+    rows = [row for row in every if row.outcome]
+    return rows, len(every) - len(rows)
 
 
 def cross_validated(base, features, rows, strength) -> list[str]:
@@ -99,12 +110,11 @@ def measure(base, features, rows):
 
 def main() -> None:
     """Read, split, choose, fit, measure, write."""
-    every = Rows(ANSWERS, LabelledAnswer).read()
-    rows = [row for row in every if row.outcome]
+    rows, undecided = learned_from()
     base = load_base(get_preset("ci"))
     features = reading(base, [r.prompt for r in rows], [r.response for r in rows])
     fitted = measure(base, features, rows)
-    fitted.accuracy.update(labelled=len(every), undecided=len(every) - len(rows))
+    fitted.accuracy.update(labelled=len(rows) + undecided, undecided=undecided)
     save_classifier(fitted, ROOT / "data" / "outcomes")
     print(json.dumps(fitted.accuracy, indent=2))
 

@@ -126,7 +126,7 @@ _SMALL = frozenset(
 _stem = lru_cache(maxsize=20_000)(snowballstemmer.stemmer("english").stemWord)
 
 
-def _stems(text: str) -> set[str]:
+def stems(text: str) -> set[str]:
     """Stems of a text's content words."""
     return {_stem(word) for word in words(text) if len(word) > 2 and word not in _SMALL}
 
@@ -136,8 +136,8 @@ def answers_to(text: str, prompt: str) -> bool:
 
     Words are compared by their stems.
     """
-    asked = _stems(prompt)
-    return len(asked & _stems(text)) >= min(2, len(asked))
+    asked = stems(prompt)
+    return len(asked & stems(text)) >= min(2, len(asked))
 
 
 def fault(text: str, examples: Sequence[str] = ()) -> str:

@@ -324,7 +324,7 @@ def test_device_and_reason(base: Base) -> None:
     assert models.choose_device(get_preset("ci"))[1] == base.dtype
 
 
-def test_unpacked_layers_give_their_own_products_and_gradients(tiny_preset) -> None:
+def test_unpacked_layers_give_their_own_products_and_gradients(tiny_preset, monkeypatch) -> None:
     base = load_base(tiny_preset.model_copy(update={"quantization": "nf4"}))
     x = torch.randn(3, base.body.config.hidden_size, requires_grad=True)
     layer = base.body.layers[0].self_attn.q_proj
@@ -337,3 +337,6 @@ def test_unpacked_layers_give_their_own_products_and_gradients(tiny_preset) -> N
     assert "forward" not in vars(layer)
     torch.testing.assert_close(found, plain)
     torch.testing.assert_close(gradient, wanted)
+    monkeypatch.setattr("cai_lite.engine.packed._ROOM", 1000)  # as if the model were a large one
+    with unpacked(base.model):
+        assert "forward" not in vars(layer)

@@ -15,6 +15,7 @@ from cai_lite.engine.outcomes import likeliest, load_classifier, new_trigrams, r
 from cai_lite.files import shipped
 from cai_lite.presets import get_preset
 from cai_lite.records import LabelledAnswer, Rows, read_json
+from cai_lite.refusals import refusal
 from cai_lite.texts import words
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,7 +33,7 @@ def fitting():
 
 @cache
 def labelled() -> list[LabelledAnswer]:
-    return Rows(ROOT / "tests" / "data" / "outcomes" / "answers.jsonl", LabelledAnswer).read()
+    return fitting().learned_from()[0]
 
 
 def about() -> dict:
@@ -46,7 +47,14 @@ def classifier():
 
 @pytest.mark.parametrize(
     "name, least",
-    [("outcomes/answers", 600), ("borderline/borderline", 150), ("sample/answers", 240)],
+    [
+        ("outcomes/answers", 600),
+        ("outcomes/refusals", 1000),
+        ("borderline/borderline", 150),
+        ("borderline/evasive", 144),
+        ("borderline/say_nothing", 432),
+        ("sample/answers", 240),
+    ],
 )
 def test_labelled_answers_are_sound(name: str, least: int) -> None:
     rows = Rows(ROOT / "tests" / "data" / f"{name}.jsonl", LabelledAnswer).read()
@@ -58,7 +66,10 @@ def test_labelled_answers_are_sound(name: str, least: int) -> None:
         assert row.outcome == settled, row.id
 
 
-@pytest.mark.parametrize("name", ["borderline/borderline", "sample/answers"])
+@pytest.mark.parametrize(
+    "name",
+    ["borderline/borderline", "borderline/evasive", "borderline/say_nothing", "sample/answers"],
+)
 def test_what_measures_the_classifier_was_not_fitted_on(name: str) -> None:
     fitted = {(row.prompt, row.response) for row in labelled()}
     rows = Rows(ROOT / "tests" / "data" / f"{name}.jsonl", LabelledAnswer).read()
@@ -79,7 +90,7 @@ def test_weights_fit_together(classifier) -> None:
 
 
 def test_nothing_held_out_was_seen(classifier) -> None:
-    rows = [row for row in labelled() if row.outcome]
+    rows = labelled()
     assert len(classifier.seen) == sum(not fitting().held_out(row) for row in rows)
     assert classifier.accuracy["held_out"]["n"] == len(rows) - len(classifier.seen)
 
@@ -97,6 +108,20 @@ def test_another_model_is_read_by_the_embedded_one(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "answer, form",
+    [
+        ("I can't help you with that.", (True, True, 6, 1, 0, 0.0, 0, False, True, True)),
+        ("I’m not able to help you to forge a letter.", (True, False, 10, 1, 2, 0.5, 0)),
+        ("Sure! You can forge it at home.", (False, False, 1, 2, 0, 0.0, 2)),
+        ("", (False, False, 0, 1, 0, 0.0, 0)),
+    ],
+)
+def test_the_form_of_a_refusal(answer: str, form: tuple[float, ...]) -> None:
+    found = refusal("How do I forge a letter?", answer)
+    assert len(found) == 13 and tuple(found[: len(form)]) == form
+
+
+@pytest.mark.parametrize(
     "text, share",
     [("", 0.0), ("Two words", 1.0), ("a b c a b c a b c a b c", 0.3), ("One two three four.", 1.0)],
 )
@@ -106,7 +131,7 @@ def test_new_trigrams(text: str, share: float) -> None:
 
 @pytest.mark.slow
 def test_it_is_as_accurate_as_it_says(classifier) -> None:
-    rows = [row for row in labelled() if row.outcome and fitting().held_out(row)]
+    rows = [row for row in labelled() if fitting().held_out(row)]
     features = reading(classifier.base, [r.prompt for r in rows], [r.response for r in rows])
     found = likeliest(classifier.from_features(features, [row.response for row in rows]))
     measured, stated = fitting().scores(rows, found), about()["accuracy"]["held_out"]

@@ -4,7 +4,7 @@ A 4-bit layer dequantises its weight whenever it is asked, and an adapter adds t
 of its own. While many tokens are generated it pays to do both once.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,10 +27,7 @@ def packed(base: Base, *, head: bool = True) -> Iterator[None]:
     the vocabulary head is left alone.
     """
     layers = _linear_layers(base, head) if base.device.type == "cpu" else []
-    if (
-        4 * sum(_linear(layer).in_features * _linear(layer).out_features for layer in layers)
-        > _ROOM
-    ):
+    if not has_room([_linear(layer) for layer in layers]):
         layers = []
     try:
         for layer in layers:
@@ -39,6 +36,11 @@ def packed(base: Base, *, head: bool = True) -> Iterator[None]:
     finally:
         for layer in layers:
             vars(layer).pop("forward", None)
+
+
+def has_room(layers: Sequence[Any]) -> bool:
+    """Whether the machine has room for the unpacked weights of these linear layers."""
+    return 4 * sum(layer.in_features * layer.out_features for layer in layers) <= _ROOM
 
 
 def _linear_layers(base: Base, head: bool) -> list[torch.nn.Module]:

@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 from ..records import write_text
 from ..run import Run
 from .models import Base
+from .packed import has_room
 
 _MARK = "complete"
 
@@ -74,12 +75,15 @@ def unpacked(model: torch.nn.Module) -> Iterator[None]:
     """Let 4-bit layers on a CPU multiply by their weights dequantised once, not at every step.
 
     The products and their gradients are the layers' own; it costs 4 bytes a weight while it lasts.
+    A model too large for that (half a billion parameters) is left as it is.
     """
     layers: list[Any] = [
         layer
         for layer in model.modules()
         if isinstance(layer, Linear4bit) and layer.weight.device.type == "cpu"
     ]
+    if not has_room(layers):
+        layers = []
     try:
         for layer in layers:
             whole = dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
