@@ -53,6 +53,7 @@ def rounds(run: Run, reader: OutcomeClassifier, folders: Sequence[Path]) -> tupl
     for folder in folders:
         rows, different = read_again(reader, folder / "answers.jsonl")
         changed, read = changed + different, read + len(rows)
+        rows = [row for row in rows if row.model == rows[-1].model]  # a round made again adds to it
         found, again = read_json(folder / "measured.json"), summarise(run, rows)
         red_team = {row.prompt: row for row in of(rows, "red_team")}
         shown = [one | {"outcome": red_team[one["prompt"]].outcome} for one in found["answers"]]

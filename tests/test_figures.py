@@ -188,6 +188,8 @@ def test_what_went_too_far_is_drawn_at_its_looks_alone():
     assert all(list(line.get_xdata()) == [1] for ax in axes for line in ax.lines)
     assert [line.get_label() for line in axes[0].lines] == ["no leash", "leash"]
     assert axes[2].lines[0].get_ydata()[0] == 0.5
+    four = figures.too_far({name: STEPS[:1] for name in ("a", "b", "c", "d")}).axes[0].lines
+    assert len({(line.get_color(), line.get_linestyle()) for line in four}) == 4
 
 
 @pytest.mark.parametrize("name", ["plane", "elo_plane"])

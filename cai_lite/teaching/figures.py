@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO, StringIO
+from itertools import cycle
 from typing import Any, Literal
 
 import matplotlib
@@ -385,18 +386,18 @@ def too_far(ways: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     completion, of the step's own completions.
     """
     figure, axes = _panels(4, columns=2)
-    colours = (_INK, MODEL_COLOURS["rl_cai"])
     for ax, (name, title, unit) in zip(axes, _TOO_FAR, strict=True):
-        for (way, steps), colour in zip(ways.items(), colours, strict=False):
+        for (way, steps), (colour, line) in zip(ways.items(), cycle(_WAYS), strict=False):
             seen = [{"total": s["kl"] * s["length"], **s} for s in steps if "harmlessness" in s]
-            points = [(step["step"], step[name]) for step in seen]
-            ax.plot(*zip(*points, strict=True), marker="o", markersize=4, color=colour, label=way)
-        _label(ax, _with_n(title, len(points), "looks"), "RL step", unit)
+            at, height = zip(*[(step["step"], step[name]) for step in seen], strict=True)
+            ax.plot(at, height, line, marker="o", markersize=4, color=colour, label=way)
+        _label(ax, _with_n(title, len(at), "looks"), "RL step", unit)
         _whole_numbers(ax)
     axes[0].legend(frameon=False, labelcolor=_INK, fontsize=8)
     return figure
 
 
+_WAYS = ((_INK, "-"), (MODEL_COLOURS["rl_cai"], "-"), (_SECOND, "--"), (_LINE, ":"))
 _TOO_FAR = (
     ("held_out_reward", "Reward", "mean PM score"),
     ("total", "KL to SL-CAI", "KL (nats a completion)"),
