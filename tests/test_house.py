@@ -12,7 +12,7 @@ import cai_lite
 PACKAGE = Path(cai_lite.__file__).parent
 SOURCES = sorted(p for p in PACKAGE.rglob("*.py") if "_shipped" not in p.parts)
 GROUND = ("constitution", "prompts", "records", "presets", "run", "data", "texts", "measures",
-          "lens", "elo", "answers", "paper", "errors", "files", "progress")  # fmt: skip
+          "refusals", "lens", "elo", "answers", "paper", "errors", "files", "progress")  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate"}
 FACES = {"cli", "report", "cards", "teaching", "__main__"}
 
