@@ -56,7 +56,7 @@ def with_layers(layers: int, fields: dict[str, str]) -> dict[str, Any]:
     memory.SHAPES["7B"]["num_hidden_layers"] = layers
     with tempfile.TemporaryDirectory() as scratch:
         model = memory.random_model("7B", Path(scratch, "model"))
-        preset = get_preset("cpu", rl_helpful_share=0, model=model, **STEP, **fields)
+        preset = get_preset("cpu", rl_helpful_share=0, model=model, **(STEP | fields))
         run = memory.prepare(preset, Path(scratch, "run"))
         command = [sys.executable, __file__, "--measure", str(run.folder)]
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
