@@ -236,6 +236,25 @@ def test_looking_changes_no_weight_and_no_draw(
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
 
 
+def test_checkpointed_gradients_as_on_a_gpu_teach_the_same(
+    adapters: Path,
+    tiny_model: Path,
+    tmp_path: Path,
+    reader: FakeReader,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    common, found = stage.common_arguments, []
+    for checkpointed in (False, True):
+        more = {"gradient_checkpointing": checkpointed}
+        monkeypatch.setattr(stage, "common_arguments", lambda *given, m=more: common(*given) | m)
+        run = make_run(adapters, tmp_path / str(checkpointed), make_preset(tiny_model))
+        rl_cai(run)
+        found.append(_weights(run.path("rl_cai", "adapter")))
+    assert found[0].keys() == found[1].keys()
+    for key in found[0]:
+        torch.testing.assert_close(found[0][key], found[1][key], rtol=1e-4, atol=1e-6)
+
+
 def log_of(step: int, kl: float) -> dict[str, float]:
     return {"step": step, "reward": 1.0, "kl": kl, "completions/mean_length": 40.0}
 

@@ -12,7 +12,7 @@ from cai_lite.engine import sampling as sampling_module
 from cai_lite.engine.cache import attend_apart, causal_bias
 from cai_lite.engine.models import Base, load_base, new_adapter, role
 from cai_lite.engine.packed import packed
-from cai_lite.engine.sampling import Sampling, generate
+from cai_lite.engine.sampling import Sampling, generate, last_states
 from cai_lite.presets import get_preset
 from cai_lite.progress import Progress
 from cai_lite.prompts import chat, few_shot_prefix
@@ -252,6 +252,20 @@ def test_packed_layers_are_put_back_after_an_error_and_large_models_are_left_alo
     monkeypatch.setattr("cai_lite.engine.packed._ROOM", 1000)
     with packed(base):
         assert not any("forward" in vars(m) for m in base.model.modules())
+
+
+def test_a_checkpointed_model_in_training_is_read_as_at_rest(base: Base) -> None:
+    wanted = generate(base, TEXTS, GREEDY, SEEDS, "Read this first.\n")
+    (_, states), *_ = last_states(base, TEXTS, [0] * len(TEXTS))
+    base.model.gradient_checkpointing_enable()  # as on a GPU: in training there is no cache
+    base.model.train()
+    try:
+        assert generate(base, TEXTS, GREEDY, SEEDS, "Read this first.\n") == wanted
+        (_, found), *_ = last_states(base, TEXTS, [0] * len(TEXTS))
+        assert torch.equal(found, states) and base.model.training
+    finally:
+        base.model.gradient_checkpointing_disable()
+        base.model.eval()
 
 
 def test_the_models_attention_is_put_back(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -326,3 +326,17 @@ def role(base: Base, name: str | None) -> Iterator[None]:
             yield
         finally:
             base.model.set_adapter(before)
+
+
+@contextmanager
+def at_rest(base: Base) -> Iterator[None]:
+    """The model in evaluation mode while the block runs.
+
+    Where gradients are checkpointed, as on a GPU, a model in training mode keeps no cache.
+    """
+    learns = base.model.training
+    base.model.eval()
+    try:
+        yield
+    finally:
+        base.model.train(learns)

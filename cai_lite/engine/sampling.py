@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from .cache import RowCache, States, attending_apart, causal_bias, keeps_apart
-from .models import Base
+from .models import Base, at_rest
 from .packed import packed
 
 ROWS = 64  # rows in one batch: more gain little on two cores and cost memory
@@ -63,7 +63,7 @@ def generate(
     """
     prompts = _prompts(base, texts, prefix, openings, seeds)
     written: list[list[int]] = [[] for _ in texts]
-    with packed(base):
+    with packed(base), at_rest(base):
         shared = _Shared(base, prompts, sampling.max_new_tokens)
         for start in range(0, len(prompts), batch_size):
             batch = prompts[start : start + batch_size]
@@ -93,7 +93,7 @@ def last_states(
     all texts share.
     """
     prompts = _questions([base.token_ids(text) for text in texts], groups)
-    with packed(base, head=False):
+    with packed(base, head=False), at_rest(base):
         shared = _Shared(base, prompts, 0)
         for start in range(0, len(prompts), batch_size):
             batch = prompts[start : start + batch_size]

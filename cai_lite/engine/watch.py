@@ -60,13 +60,8 @@ class Watcher:
     def _answers(self, prompts: Sequence[Prompt]) -> list[str]:
         preset, texts = self.run.preset, [self.base.render(chat(p.prompt)) for p in prompts]
         seeds = [self.run.seed("watched", prompt.id) for prompt in prompts]
-        learns = self.base.model.training
-        self.base.model.eval()  # a checkpointed model in training has no cache
-        try:
-            sampling = Sampling(preset.eval_tokens, preset.eval_temperature)
-            return generate(self.base, texts, sampling, seeds, batch_size=preset.batch_size)
-        finally:
-            self.base.model.train(learns)
+        sampling = Sampling(preset.eval_tokens, preset.eval_temperature)
+        return generate(self.base, texts, sampling, seeds, batch_size=preset.batch_size)
 
 
 class Watch(TrainerCallback):
