@@ -35,7 +35,12 @@ def rows(name: str) -> list[dict[str, Any]]:
         (
             "refusals",
             "outcome",
-            {"broken": 67, "declines": 9, "helps": 58, "redirects": 10, "refuses": 145},
+            {"broken": 205, "declines": 13, "helps": 560, "redirects": 119, "refuses": 243, "": 1},
+        ),
+        (
+            "say_nothing",
+            "outcome",
+            {"broken": 63, "declines": 8, "helps": 242, "redirects": 60, "refuses": 59},
         ),
         ("pairs", "better", {"a": 66, "b": 73, "undecided": 61}),
     ],
@@ -46,7 +51,8 @@ def test_labels_are_the_readers_majority(name: str, label: str, counts: dict[str
     assert Counter(row[label] for row in found) == counts
     for row in found:
         (most, votes), *_ = Counter(row["readings"]).most_common(1)
-        assert row[label] == (most if votes > 1 else "undecided")
+        undecided = "" if label == "outcome" else "undecided"
+        assert row[label] == (most if votes > 1 else undecided)
 
 
 def test_conversations_are_turns_that_end_with_the_assistants() -> None:
@@ -61,7 +67,7 @@ def test_pairs_answer_prompts_of_the_train_split() -> None:
         assert known[row["prompt_id"]] == row["prompt"] and row["a"] != row["b"]
 
 
-@pytest.mark.parametrize("name", ["borderline", "evasive"])
+@pytest.mark.parametrize("name", ["borderline", "evasive", "say_nothing"])
 def test_borderline_answers_were_never_learned_from(name: str) -> None:
     known = {p.id: p.prompt for p in shipped_prompts("borderline")}
     learned = {(row["prompt"], row["response"]) for row in outcomes()}
@@ -71,5 +77,5 @@ def test_borderline_answers_were_never_learned_from(name: str) -> None:
 
 
 def outcomes() -> list[dict[str, Any]]:
-    path = DATA / "outcomes" / "answers.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    paths = [DATA / "outcomes" / f"{name}.jsonl" for name in ("answers", "refusals")]
+    return [json.loads(line) for p in paths for line in p.read_text(encoding="utf-8").splitlines()]
