@@ -6,11 +6,13 @@ The model has the width, the heads and the vocabulary of `memory.py`'s 7B, rando
 so many of its 32 layers; 4-bit weights stay packed, states are kept at the layers' borders alone
 and all completions learn at once, as on a GPU. What a process holds at most grows by the same with
 every layer; a line through the sizes says what 32 would hold. Adam's two states, made after the
-first step, are counted in. A CPU computes in float32, so a GPU in bfloat16 holds less; its own
-context comes on top. The last line on stdout is JSON, in MB.
+first step, are counted in. Freed blocks are given back at once, or they would look like memory that
+is held. A CPU computes in float32, so a GPU in bfloat16 holds less; its own context comes on top.
+The last line on stdout is JSON, in MB.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -59,7 +61,8 @@ def with_layers(layers: int, fields: dict[str, str]) -> dict[str, Any]:
         preset = get_preset("cpu", rl_helpful_share=0, model=model, **(STEP | fields))
         run = memory.prepare(preset, Path(scratch, "run"))
         command = [sys.executable, __file__, "--measure", str(run.folder)]
-        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"}
+        said = subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout
     found: dict[str, Any] = json.loads(said.splitlines()[-1])
     print(layers, "layers", json.dumps(found), flush=True)
     return found
