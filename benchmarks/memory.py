@@ -12,6 +12,7 @@ last line on stdout is JSON.
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -52,10 +53,11 @@ WAYS = ("one", "copies", "free")
 STEPS = 4
 
 
-def random_model(size: str, folder: Path) -> str:
+def random_model(size: str, folder: Path, **changes: int) -> str:
     """A folder with random weights of that shape and the embedded model's tokenizer."""
     torch.manual_seed(0)
-    config = LlamaConfig(**SHAPES[size], bos_token_id=1, eos_token_id=2, pad_token_id=2)
+    shape = SHAPES[size] | changes
+    config = LlamaConfig(**shape, bos_token_id=1, eos_token_id=2, pad_token_id=2)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder)
     load_base(get_preset("ci")).tokenizer.save_pretrained(folder)
@@ -143,12 +145,15 @@ def measure(folder: str, way: str) -> dict[str, Any]:
     return {"peak_mb": peak_memory_mb(), "seconds": seconds, "rewards": rewards}
 
 
-def in_a_process(folder: str, way: str) -> dict[str, Any]:
-    """What `measure` finds, from a fresh process, so that no peak is another way's."""
-    command = [sys.executable, __file__, "--measure", folder, way]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+def in_a_process(
+    name: str, *arguments: str, script: str = __file__, **environment: str
+) -> dict[str, Any]:
+    """What a script's `measure` finds, from a fresh process, so that no peak is another's."""
+    command = [sys.executable, script, "--measure", *arguments]
+    env = os.environ | environment
+    said = subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout
     found: dict[str, Any] = json.loads(said.splitlines()[-1])
-    print(way, json.dumps(found), flush=True)
+    print(name, json.dumps(found), flush=True)
     return found
 
 
@@ -161,7 +166,7 @@ def main(*arguments: str) -> None:
             fields["model"] = random_model(size, Path(scratch, "model"))
         preset = get_preset("cpu", rl_steps=STEPS, rl_helpful_share=0, **fields)
         run = prepare(preset, Path(scratch, "run"))
-        found = {way: in_a_process(str(run.folder), way) for way in WAYS}
+        found = {way: in_a_process(way, str(run.folder), way) for way in WAYS}
     step = {way: statistics.median(numbers["seconds"][1:]) for way, numbers in found.items()}
     peak = {way: numbers["peak_mb"] for way, numbers in found.items()}
     ratios = {

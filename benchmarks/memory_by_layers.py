@@ -12,8 +12,6 @@ The last line on stdout is JSON, in MB.
 """
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -26,11 +24,12 @@ from cai_lite.engine import packed
 from cai_lite.engine.models import load_base
 from cai_lite.engine.training import train
 from cai_lite.presets import get_preset
-from cai_lite.run import open_run, peak_memory_mb
+from cai_lite.run import forget_peak, open_run, peak_memory_mb
 from cai_lite.stages import rl_cai
 
 WHOLE = memory.SHAPES["7B"]["num_hidden_layers"]
 STEP = {"rl_steps": 1, "rl_prompts": 1, "rl_generations": 4, "rl_tokens": 256}
+GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": "1000000"}  # bytes from which a freed block is
 
 
 def as_on_a_gpu() -> None:
@@ -46,7 +45,7 @@ def measure(folder: str) -> dict[str, Any]:
     as_on_a_gpu()
     run = open_run(folder)
     trainer = memory.one(run, load_base(run.preset))
-    Path("/proc/self/clear_refs").write_text("5")  # loading read the weights in bfloat16
+    forget_peak()  # loading read the weights in bfloat16
     before = peak_memory_mb()
     train(run, trainer, "bench", "one RL step")
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
@@ -55,17 +54,11 @@ def measure(folder: str) -> dict[str, Any]:
 
 def with_layers(layers: int, fields: dict[str, str]) -> dict[str, Any]:
     """`measure` of a model with so many layers, in a process of its own."""
-    memory.SHAPES["7B"]["num_hidden_layers"] = layers
     with tempfile.TemporaryDirectory() as scratch:
-        model = memory.random_model("7B", Path(scratch, "model"))
+        model = memory.random_model("7B", Path(scratch, "model"), num_hidden_layers=layers)
         preset = get_preset("cpu", rl_helpful_share=0, model=model, **(STEP | fields))
-        run = memory.prepare(preset, Path(scratch, "run"))
-        command = [sys.executable, __file__, "--measure", str(run.folder)]
-        env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"}
-        said = subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout
-    found: dict[str, Any] = json.loads(said.splitlines()[-1])
-    print(layers, "layers", json.dumps(found), flush=True)
-    return found
+        folder = str(memory.prepare(preset, Path(scratch, "run")).folder)
+        return memory.in_a_process(f"{layers} layers", folder, script=__file__, **GIVEN_BACK)
 
 
 def main(*arguments: str) -> None:

@@ -16,12 +16,13 @@ _OPENS = re.compile(
     r"|am unable|refuse)|it is not my place|that is not something)",
     re.IGNORECASE,
 )
+_CANNOT = r"can't|cannot|won't|not able|unable|decline"
 _TURNS_AWAY = re.compile(
-    r"\b(can't|cannot|won't|not able|unable|decline|no comment|don't want|do not want|rather not"
+    rf"\b({_CANNOT}|no comment|don't want|do not want|rather not"
     r"|not (answer|comfortable|say|discuss|talk|help))\b",
     re.IGNORECASE,
 )
-_GOES_ON = re.compile(r"\b(can't|cannot|won't|not able|unable|decline|not answer)\b", re.IGNORECASE)
+_GOES_ON = re.compile(rf"\b({_CANNOT}|not answer)\b", re.IGNORECASE)
 _THAT = re.compile(
     r"\b(that|this|it|those|these|one|anything|provide|answer"
     r"|(your|the|this|that|a) (request|question|topic|matter|subject|query|task))\W*$",

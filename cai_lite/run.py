@@ -255,7 +255,7 @@ def stage(run: Run, name: str, *, after: tuple[str, ...] = ()) -> Iterator[dict[
         run.require(earlier)
     summary: dict[str, Any] = {}
     with forgotten_if_bare(run.folder), _attempt(run, name, after):
-        _forget_peak()
+        forget_peak()
         yield summary
     summary["seconds"] = round(run.origin(name)["seconds"], 1)
     summary["peak_memory_mb"] = peak_memory_mb()
@@ -308,7 +308,8 @@ def _spent(run: Run, name: str) -> float:
     return origin["seconds"] + max(0.0, last - origin["started"])
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
+    """Let `peak_memory_mb` count from what is held now."""
     if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
         sys.modules["torch"].cuda.reset_peak_memory_stats()
     reset = Path("/proc/self/clear_refs")  # Linux: 5 sets the peak to what is resident now
