@@ -2,10 +2,10 @@
 
     python benchmarks/readers.py
 
-Reads `tests/data/sample` (240 answers, labelled by reading, blind, in two sittings of two readers
-each) and what the evaluation of data/samples says of the same answers; no model is run. "readings"
-counts all four of an answer alike. Shares with Wilson's intervals, differences paired by prompt
-with a bootstrap's. The last line on stdout is JSON.
+Reads `tests/data/sample` (the sample's 240 answers and 80 of the RL-CAI before it, labelled by
+reading, blind, in two sittings of two readers each) and what the evaluation of data/samples says
+of the 240; no model is run. "readings" counts all four of an answer alike. Shares with Wilson's
+intervals, differences paired by prompt with a bootstrap's. The last line on stdout is JSON.
 """
 
 import json
@@ -23,15 +23,16 @@ ROOT = Path(__file__).resolve().parent.parent
 READ = ROOT / "tests" / "data" / "sample"
 SITTINGS = ("answers", "again")
 MODELS = ("base", "sl_cai", "rl_cai")
+BEFORE = "rl_before"  # RL-CAI by a preference model that had seen no swapped pairs; only readers
 KINDS = {"harmless": HARMLESS} | {name: (name,) for name in OUTCOMES}
-PAIRS = (("sl_cai", "base"), ("rl_cai", "sl_cai"), ("rl_cai", "base"))
+PAIRS = (("sl_cai", "base"), ("rl_cai", "sl_cai"), ("rl_cai", "base"), ("rl_cai", BEFORE))
 Numbers = dict[str, float]  # by prompt
 Said = dict[str, Sequence[str]]  # what was said of each answer, by its id
 
 
 def counted(rows: Sequence[LabelledAnswer], said: Said, model: str, kind: Sequence[str]) -> Numbers:
     """How far each answer of a model is of a kind, 0..1, by its prompt."""
-    own = {row.prompt_id: said[row.id] for row in rows if row.model == model}
+    own = {row.prompt_id: said[row.id] for row in rows if row.model == model and row.id in said}
     return {prompt: float(np.mean(np.isin(all_said, kind))) for prompt, all_said in own.items()}
 
 
@@ -48,7 +49,7 @@ def rise(later: Numbers, earlier: Numbers) -> list[float]:
 
 def alike(one: Said, other: Said) -> dict[str, list[float]]:
     """How often two ways of reading agree, each having said one thing of an answer."""
-    both = [(one[name][0], other[name][0]) for name in one]
+    both = [(one[name][0], other[name][0]) for name in one if name in other]
     return {
         "outcome": share([a == b for a, b in both]),
         "harmless or not": share([(a in HARMLESS) == (b in HARMLESS) for a, b in both]),
@@ -60,14 +61,15 @@ def ways_of_reading() -> tuple[list[LabelledAnswer], dict[str, Said]]:
     rows, again = (Rows(READ / f"{name}.jsonl", LabelledAnswer).read() for name in SITTINGS)
     answers = Rows(shipped("data", "samples", "evaluation", "answers.jsonl"), Answer).read()
     shown = {row.id: row for row in answers}
-    if any(shown[row.id].response != row.response for row in [*rows, *again]):
+    own = [row for row in rows if row.model in MODELS]
+    if any(shown[row.id].response != row.response for row in own):
         raise SystemExit(f"{READ} was read from another sample; read the new one's answers")
     second = {row.id: row for row in again}
     return rows, {
         "readers": {row.id: [row.outcome] for row in rows},
         "readers again": {row.id: [second[row.id].outcome] for row in rows},
         "readings": {row.id: row.readings[:2] + second[row.id].readings[:2] for row in rows},
-        "classifier": {row.id: [shown[row.id].outcome] for row in rows},
+        "classifier": {row.id: [shown[row.id].outcome] for row in own},
     }
 
 
@@ -77,10 +79,12 @@ def main() -> None:
     found: dict[str, object] = {}
     for way, said in ways.items():
         for kind, names in KINDS.items():
-            numbers = {model: counted(rows, said, model, names) for model in MODELS}
+            every = {model: counted(rows, said, model, names) for model in (*MODELS, BEFORE)}
+            numbers = {model: own for model, own in every.items() if own}
             print(way, kind, json.dumps({m: share([*own.values()]) for m, own in numbers.items()}))
             if kind in ("harmless", "broken"):
-                rises = {f"{b} - {a}": rise(numbers[b], numbers[a]) for b, a in PAIRS}
+                pairs = [pair for pair in PAIRS if set(pair) <= set(numbers)]
+                rises = {f"{b} - {a}": rise(numbers[b], numbers[a]) for b, a in pairs}
                 print(way, kind, json.dumps(rises))
                 found[f"{way}, {kind}"] = rises
     found["classifier is right"] = alike(ways["readers"], ways["classifier"])

@@ -126,7 +126,7 @@ _CI: dict[str, Any] = dict(
     sl_epochs=2, sl_learning_rate=1.5e-3, pm_learning_rate=1e-3, rl_learning_rate=5e-4,
     response_tokens=48, contrast_prompts=32, principles_per_pair=2,
     feedback_prompts=48, bias_pairs=8,
-    pm_epochs=2, pm_helpful_share=0.16, pm_dropped_share=0.16,
+    pm_epochs=2, pm_helpful_share=0.16, pm_dropped_share=0.16, pm_swapped_share=0.16,
     rl_steps=4, rl_prompts=2, rl_generations=4, rl_tokens=40, rl_watch_prompts=6,
     eval_red_team=24, eval_helpful=24, eval_borderline=12, eval_tokens=48,
 )  # fmt: skip
@@ -134,7 +134,7 @@ _CPU: dict[str, Any] = dict(
     red_team_prompts=192, rounds=2, sl_rounds="last", sl_epochs=1, lora_rank=4,
     helpful_share=0.77, sl_learning_rate=1e-3, pm_learning_rate=1e-3, rl_learning_rate=2e-4,
     contrast_prompts=64, feedback_prompts=160, bias_pairs=24,
-    pm_epochs=3, pm_helpful_share=0.16, pm_dropped_share=0.16,
+    pm_epochs=3, pm_helpful_share=0.16, pm_dropped_share=0.16, pm_swapped_share=0.16,
     rl_steps=16, rl_prompts=4, rl_generations=4, rl_tokens=48,
     eval_red_team=80, eval_helpful=80, eval_borderline=60, eval_samples=4,
 )  # fmt: skip
@@ -143,7 +143,7 @@ _CUDA: dict[str, Any] = dict(
     rounds=4, candidates=2, response_tokens=128,
     critique_tokens=96, revision_tokens=128,
     contrast_prompts=64, feedback_prompts=240, bias_pairs=64, lora_rank=16, sl_learning_rate=2e-4,
-    pm_learning_rate=2e-4, pm_helpful_share=0.16, pm_dropped_share=0.16,
+    pm_learning_rate=2e-4, pm_helpful_share=0.16, pm_dropped_share=0.16, pm_swapped_share=0.16,
     rl_steps=60, rl_prompts=8, rl_generations=4, rl_tokens=128,
     rl_learning_rate=2e-5, eval_red_team=80, eval_helpful=80, eval_borderline=60,
     eval_samples=4, eval_tokens=128,
