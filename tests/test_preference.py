@@ -236,7 +236,7 @@ def known(row: Comparison) -> tuple[str, str]:
 
 def test_pairs_that_need_no_judge_come_at_their_shares(tiny_model: Path, tmp_path: Path) -> None:
     shares = {"pm_helpful_share": 0.2, "pm_dropped_share": 0.1, "pm_revision_share": 0.1,
-              "pm_spoilt_share": 0.1}  # fmt: skip
+              "pm_spoilt_share": 0.1, "pm_swapped_share": 0}  # fmt: skip
     run = make_run(tiny_model, tmp_path / "run", "none", **shares)
     rows = revised(run, 60)
     run.path("ai_feedback").mkdir()
