@@ -1,15 +1,17 @@
 """The sample's answers to red-team prompts by readers, beside the outcome classifier.
 
-    python benchmarks/readers.py
+    python benchmarks/readers.py [seed_1]
 
 Reads `tests/data/sample` (the sample's 240 answers and 80 of the RL-CAI before it, labelled by
 reading, blind, in two sittings of two readers each) and what the evaluation of data/samples says
-of the 240; no model is run. "readings" counts all four of an answer alike. Shares with Wilson's
-intervals, differences paired by prompt with a bootstrap's. The last line on stdout is JSON.
+of the 240; no model is run. "readings" counts all four of an answer alike. With `seed_1`: what two
+readers said of as many answers of seed 1. Shares with Wilson's intervals, differences paired by
+prompt with a bootstrap's. The last line on stdout is JSON.
 """
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,9 +75,8 @@ def ways_of_reading() -> tuple[list[LabelledAnswer], dict[str, Said]]:
     }
 
 
-def main() -> None:
-    """Compare and print."""
-    rows, ways = ways_of_reading()
+def compared(rows: Sequence[LabelledAnswer], ways: Mapping[str, Said]) -> dict[str, object]:
+    """Print the share of each kind by way and model; returns the models' paired differences."""
     found: dict[str, object] = {}
     for way, said in ways.items():
         for kind, names in KINDS.items():
@@ -87,6 +88,17 @@ def main() -> None:
                 rises = {f"{b} - {a}": rise(numbers[b], numbers[a]) for b, a in pairs}
                 print(way, kind, json.dumps(rises))
                 found[f"{way}, {kind}"] = rises
+    return found
+
+
+def main(name: str = "") -> None:
+    """Compare and print: the sample, or another file of readings in its folder."""
+    if name:
+        rows = Rows(READ / f"{name}.jsonl", LabelledAnswer).read()
+        print(json.dumps(compared(rows, {"readings": {row.id: row.readings for row in rows}})))
+        return
+    rows, ways = ways_of_reading()
+    found = compared(rows, ways)
     found["classifier is right"] = alike(ways["readers"], ways["classifier"])
     found["classifier is right, again"] = alike(ways["readers again"], ways["classifier"])
     found["readers as before"] = alike(ways["readers"], ways["readers again"])
@@ -94,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
