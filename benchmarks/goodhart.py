@@ -2,8 +2,8 @@
 
     python benchmarks/goodhart.py RUN [field=value …]
 
-RUN is a finished run: its SL-CAI is the start. Every way trains with five times the learning rate
-of preset `cpu` on the same prompts and is not stopped for its KL. Three have no leash: by RUN's
+RUN is a finished run: its SL-CAI is the start. Every way trains with a learning rate of 1e-3 on
+the same prompts and is not stopped for its KL. Three have no leash: by RUN's
 preference model, of soft labels by its principles; by one of the same labels made hard; by one of
 the same pairs labelled by the constitution of one principle. The fourth has a leash. Every sixth
 step the policy answers the same held-out prompts, which the preference model, the outcome
