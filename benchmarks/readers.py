@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 READ = ROOT / "tests" / "data" / "sample"
 SITTINGS = ("answers", "again")
 MODELS = ("base", "sl_cai", "rl_cai")
-BEFORE = "rl_before"  # RL-CAI by a preference model that had seen no swapped pairs; only readers
+BEFORE = "rl_before"  # the RL-CAI that the sample had before, without swapped pairs; only readers
 KINDS = {"harmless": HARMLESS} | {name: (name,) for name in OUTCOMES}
 PAIRS = (("sl_cai", "base"), ("rl_cai", "sl_cai"), ("rl_cai", "base"), ("rl_cai", BEFORE))
 Numbers = dict[str, float]  # by prompt
@@ -63,8 +63,9 @@ def ways_of_reading() -> tuple[list[LabelledAnswer], dict[str, Said]]:
     rows, again = (Rows(READ / f"{name}.jsonl", LabelledAnswer).read() for name in SITTINGS)
     answers = Rows(shipped("data", "samples", "evaluation", "answers.jsonl"), Answer).read()
     shown = {row.id: row for row in answers}
-    own = [row for row in rows if row.model in MODELS]
-    if any(shown[row.id].response != row.response for row in own):
+    own = [row for row in rows if row.model != BEFORE]
+    read = own + [row for row in again if row.model != BEFORE]
+    if any(shown[row.id].response != row.response for row in read):
         raise SystemExit(f"{READ} was read from another sample; read the new one's answers")
     second = {row.id: row for row in again}
     return rows, {

@@ -53,7 +53,9 @@ def classifier():
         ("borderline/borderline", 150),
         ("borderline/evasive", 144),
         ("borderline/say_nothing", 432),
-        ("sample/answers", 240),
+        ("sample/answers", 320),
+        ("sample/again", 320),
+        ("sample/seed_1", 320),
     ],
 )
 def test_labelled_answers_are_sound(name: str, least: int) -> None:
@@ -66,7 +68,10 @@ def test_labelled_answers_are_sound(name: str, least: int) -> None:
         assert row.outcome == settled, row.id
 
 
-@pytest.mark.parametrize("name", ["borderline/borderline", "sample/answers"])
+@pytest.mark.parametrize(
+    "name",
+    ["borderline/borderline", "borderline/evasive", "borderline/say_nothing", "sample/answers"],
+)
 def test_what_measures_the_classifier_was_not_fitted_on(name: str) -> None:
     fitted = {(row.prompt, row.response) for row in labelled()}
     rows = Rows(ROOT / "tests" / "data" / f"{name}.jsonl", LabelledAnswer).read()
