@@ -1,11 +1,11 @@
 """The sample's answers to red-team prompts by readers, beside the outcome classifier.
 
-    python benchmarks/readers.py [seed_1]
+    python benchmarks/readers.py [seed_1 | seed_2]
 
 Reads `tests/data/sample` (the sample's 240 answers and 80 of the RL-CAI before it, labelled by
 reading, blind, in two sittings of two readers each) and what the evaluation of data/samples says
-of the 240; no model is run. "readings" counts all four of an answer alike. With `seed_1`: what two
-readers said of as many answers of seed 1. Shares with Wilson's intervals, differences paired by
+of the 240; no model is run. "readings" counts all four of an answer alike. With a seed: what two
+readers said of answers of that seed's run. Shares with Wilson's intervals, differences paired by
 prompt with a bootstrap's. The last line on stdout is JSON.
 """
 
@@ -24,10 +24,16 @@ from cai_lite.records import Answer, LabelledAnswer, Rows
 ROOT = Path(__file__).resolve().parent.parent
 READ = ROOT / "tests" / "data" / "sample"
 SITTINGS = ("answers", "again")
-MODELS = ("base", "sl_cai", "rl_cai")
-BEFORE = "rl_before"  # the RL-CAI that the sample had before, without swapped pairs; only readers
+BEFORE = "rl_before"  # an RL-CAI by a preference model without swapped pairs; only readers
 KINDS = {"harmless": HARMLESS} | {name: (name,) for name in OUTCOMES}
-PAIRS = (("sl_cai", "base"), ("rl_cai", "sl_cai"), ("rl_cai", "base"), ("rl_cai", BEFORE))
+PAIRS = (
+    ("sl_cai", "base"),
+    ("rl_cai", "sl_cai"),
+    ("rl_cai", "base"),
+    ("rl_cai", BEFORE),
+    ("rl_preset", "sl_cai"),  # of seed 1, by settings that the preset took later
+    ("rl_preset", "base"),
+)
 Numbers = dict[str, float]  # by prompt
 Said = dict[str, Sequence[str]]  # what was said of each answer, by its id
 
@@ -79,9 +85,10 @@ def ways_of_reading() -> tuple[list[LabelledAnswer], dict[str, Said]]:
 def compared(rows: Sequence[LabelledAnswer], ways: Mapping[str, Said]) -> dict[str, object]:
     """Print the share of each kind by way and model; returns the models' paired differences."""
     found: dict[str, object] = {}
+    models = dict.fromkeys(row.model for row in rows)
     for way, said in ways.items():
         for kind, names in KINDS.items():
-            every = {model: counted(rows, said, model, names) for model in (*MODELS, BEFORE)}
+            every = {model: counted(rows, said, model, names) for model in models}
             numbers = {model: own for model, own in every.items() if own}
             print(way, kind, json.dumps({m: share([*own.values()]) for m, own in numbers.items()}))
             if kind in ("harmless", "broken"):
