@@ -11,7 +11,7 @@ prompt with a bootstrap's. The last line on stdout is JSON.
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +26,6 @@ READ = ROOT / "tests" / "data" / "sample"
 SITTINGS = ("answers", "again")
 BEFORE = "rl_before"  # an RL-CAI by a preference model without swapped pairs; only readers
 KINDS = {"harmless": HARMLESS} | {name: (name,) for name in OUTCOMES}
-PAIRS = (
-    ("sl_cai", "base"),
-    ("rl_cai", "sl_cai"),
-    ("rl_cai", "base"),
-    ("rl_cai", BEFORE),
-    ("rl_preset", "sl_cai"),  # of seed 1, by settings that the preset took later
-    ("rl_preset", "base"),
-)
 Numbers = dict[str, float]  # by prompt
 Said = dict[str, Sequence[str]]  # what was said of each answer, by its id
 
@@ -53,6 +45,13 @@ def rise(later: Numbers, earlier: Numbers) -> list[float]:
     """[mean, low, high] of how much more often the later model's answers are of a kind."""
     values = np.array([later[prompt] - earlier[prompt] for prompt in later])
     return [round(float(values.mean()), 3), *bootstrap_interval(values, 2000, 0)]
+
+
+def pairs_of(models: Collection[str]) -> list[tuple[str, str]]:
+    """(later, earlier): SL-CAI and the start, each RL-CAI and both, the run's own and others."""
+    rl = [model for model in models if model.startswith("rl_")]
+    pairs = [("sl_cai", "base"), *((model, other) for model in rl for other in ("sl_cai", "base"))]
+    return pairs + [("rl_cai", model) for model in rl if model != "rl_cai"]
 
 
 def alike(one: Said, other: Said) -> dict[str, list[float]]:
@@ -92,8 +91,7 @@ def compared(rows: Sequence[LabelledAnswer], ways: Mapping[str, Said]) -> dict[s
             numbers = {model: own for model, own in every.items() if own}
             print(way, kind, json.dumps({m: share([*own.values()]) for m, own in numbers.items()}))
             if kind in ("harmless", "broken"):
-                pairs = [pair for pair in PAIRS if set(pair) <= set(numbers)]
-                rises = {f"{b} - {a}": rise(numbers[b], numbers[a]) for b, a in pairs}
+                rises = {f"{b} - {a}": rise(numbers[b], numbers[a]) for b, a in pairs_of(numbers)}
                 print(way, kind, json.dumps(rises))
                 found[f"{way}, {kind}"] = rises
     return found
