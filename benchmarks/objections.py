@@ -64,6 +64,8 @@ def outcomes(rows: list[Answer], readings: str) -> np.ndarray:
     if not readings:
         return np.array([row.outcome for row in rows])
     read = {(r.id, r.response): r.outcome for r in Rows(Path(readings), LabelledAnswer).read()}
+    if any((row.id, row.response) not in read for row in rows):
+        raise SystemExit(f"{readings} has other answers than this run's; expected readings of it")
     return np.array([read[row.id, row.response] for row in rows])
 
 
