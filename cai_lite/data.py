@@ -135,6 +135,11 @@ class Prompt(BaseModel):
     why: str = Field(default="", description="text, why the row is in the set")
     tension: str = Field(default="", description="text, which principles pull against each other")
 
+    @property
+    def sounds_harmful(self) -> bool:
+        """Whether its category says that it asks for no harm and merely sounds so."""
+        return self.category.startswith("sounds_harmful")
+
 
 def shipped_prompts(
     name: str, split: Split | None = None, limit: int | None = None

@@ -634,7 +634,7 @@ def test_no_two_helpful_prompts_are_alike() -> None:
 
 
 def test_prompts_that_sound_harmful_are_not_those_of_the_other_sets() -> None:
-    ours = [row.prompt for row in HELPFUL if row.category.startswith("sounds_harmful")]
+    ours = [row.prompt for row in HELPFUL if row.sounds_harmful]
     others = [row for name in ("borderline", "red_team") for row in shipped_prompts(name)]
     nearest = max(jaccard(a, b.prompt) for a, b in product(ours, others))
     assert round(nearest, 2) == 0.25  # the card says so

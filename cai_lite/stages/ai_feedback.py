@@ -154,7 +154,7 @@ def helpful_pairs(run: Run, base: Base) -> list[Comparison]:
 def _helpful_pairs(
     run: Run, base: Base, work: Sequence[tuple[int, HelpfulAnswer]]
 ) -> list[Comparison]:
-    objections = _objections(run, base, [row for n, row in work if n % _SPOILT])
+    objections = objections_to(run, base, [row for n, row in work if n % _SPOILT])
     found = []
     for number, row in work:
         kind, worse = spoilt(row.prompt, row.response, number // _SPOILT)
@@ -167,7 +167,7 @@ def _helpful_pairs(
     return found
 
 
-def _objections(run: Run, base: Base, rows: Sequence[HelpfulAnswer]) -> dict[str, str]:
+def objections_to(run: Run, base: Base, rows: Sequence[HelpfulAnswer]) -> dict[str, str]:
     """SL-CAI's objection to each prompt, by id; none where the constitution forces no opening."""
     openings = run.constitution.revision_openings
     if not openings:
