@@ -56,7 +56,7 @@ def classifier():
         ("sample/answers", 320),
         ("sample/again", 320),
         ("sample/seed_1", 400),
-        ("sample/seed_2", 320),
+        ("sample/seed_2", 400),
     ],
 )
 def test_labelled_answers_are_sound(name: str, least: int) -> None:
