@@ -1,6 +1,6 @@
 """The sample's answers to red-team prompts by readers, beside the outcome classifier.
 
-    python benchmarks/readers.py [seed_1 | seed_2]
+    python benchmarks/readers.py [seed_1 | seed_2 | seed_3]
 
 Reads `tests/data/sample` (the sample's 240 answers and 80 of the RL-CAI before it, labelled by
 reading, blind, in two sittings of two readers each) and what the evaluation of data/samples says

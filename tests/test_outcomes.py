@@ -57,6 +57,7 @@ def classifier():
         ("sample/again", 320),
         ("sample/seed_1", 400),
         ("sample/seed_2", 400),
+        ("sample/seed_3", 160),
     ],
 )
 def test_labelled_answers_are_sound(name: str, least: int) -> None:
