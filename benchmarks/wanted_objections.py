@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from cai_lite.engine.models import Base, add_adapter, load_base
+from cai_lite.engine.pairs import comparisons, split, unjudged
 from cai_lite.engine.reward import load_preference_model
 from cai_lite.measures import share_interval
-from cai_lite.records import Comparison, HelpfulAnswer, Revision, Rows
+from cai_lite.records import HelpfulAnswer, Revision, Rows
 from cai_lite.run import Run, open_run
 from cai_lite.stages.ai_feedback import objections_to
 
@@ -29,10 +30,10 @@ Kinds = dict[str, list[HelpfulAnswer]]
 
 
 def compared(run: Run) -> set[str]:
-    """The prompts that this run's preference model may have seen."""
-    files = ("comparisons.jsonl", "helpful.jsonl")
-    made = [Rows(run.path("ai_feedback", name), Comparison).read() for name in files]
-    return {row.prompt for rows in made for row in rows}
+    """The prompts of every comparison of this run, judged or made."""
+    judged = comparisons(run)
+    made = unjudged(run, len(split(run, judged)[0]))
+    return {row.prompt for rows in (judged, *made.values()) for row in rows}
 
 
 def unseen(runs: Sequence[Run]) -> Kinds:
@@ -69,6 +70,8 @@ def main(*folders: str) -> None:
     kinds, base = unseen(runs), load_base(runs[0].preset)
     add_adapter(base, runs[0].path("sl_cai", "adapter"), "sl_cai")
     objections = objections_to(runs[0], base, [row for rows in kinds.values() for row in rows])
+    if not objections:
+        raise SystemExit(f"{folders[0]}'s constitution has no revision_openings to object with")
     found = {
         run.folder.name: margins(run, load_base(run.preset), kinds, objections) for run in runs
     }
