@@ -58,8 +58,11 @@ def test_the_cache_is_in_the_users_cache_folder(
     assert cache_folder() == Path.home() / ".cache" / "cai-lite"
 
 
-def test_the_model_is_converted_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_is_converted_once(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = embedded_model()
+    assert str(folder) in capsys.readouterr().err
     assert [path for path in cache.iterdir()] == [folder] and GGUF_SHA256[:12] in folder.name
 
     def never(*_: object) -> None:

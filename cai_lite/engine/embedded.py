@@ -40,6 +40,7 @@ def embedded_model() -> Path:
     """
     folder = cache_folder() / "models" / f"smollm2-135m-instruct-{GGUF_SHA256[:12]}-{_FORM}"
     if not folder.is_dir():
+        sys.stderr.write(f"unpacking the model, this once, into {folder}\n")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix="partial-") as partial:
             with _gguf() as source:
