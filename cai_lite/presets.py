@@ -110,6 +110,7 @@ class Preset(BaseModel):
     rl_max_kl: float = Field(25.0, gt=0)  # nats a completion from SL-CAI; beyond it RL stops
     rl_watch_every: int = Field(8, ge=0)  # steps between two looks at held-out prompts; 0: none
     rl_watch_prompts: int = Field(16, ge=1)  # of each kind
+    dpo_learning_rate: float = Field(2e-4, gt=0)  # of the substitute, `cai-lite dpo`
 
     # evaluation
     eval_red_team: int = Field(ge=4)
@@ -124,6 +125,7 @@ class Preset(BaseModel):
 _CI: dict[str, Any] = dict(
     red_team_prompts=32, rounds=2, lora_rank=4, helpful_share=0.6,
     sl_epochs=2, sl_learning_rate=1.5e-3, pm_learning_rate=1e-3, rl_learning_rate=5e-4,
+    dpo_learning_rate=5e-4,
     response_tokens=48, contrast_prompts=32, principles_per_pair=2,
     feedback_prompts=48, bias_pairs=8,
     pm_epochs=2, pm_helpful_share=0.16, pm_dropped_share=0.16, pm_swapped_share=0.16,
@@ -135,7 +137,7 @@ _CPU: dict[str, Any] = dict(
     helpful_share=0.77, sl_learning_rate=1e-3, pm_learning_rate=1e-3, rl_learning_rate=3e-4,
     contrast_prompts=64, feedback_prompts=160, bias_pairs=24,
     pm_epochs=3, pm_helpful_share=0.16, pm_dropped_share=0.16, pm_swapped_share=0.16,
-    rl_steps=16, rl_prompts=4, rl_generations=4, rl_tokens=48, rl_beta=0.1,
+    rl_steps=16, rl_prompts=4, rl_generations=4, rl_tokens=48, rl_beta=0.1, rl_max_kl=2.5,
     eval_red_team=80, eval_helpful=80, eval_borderline=60, eval_samples=4,
 )  # fmt: skip
 _CUDA: dict[str, Any] = dict(
@@ -145,8 +147,8 @@ _CUDA: dict[str, Any] = dict(
     contrast_prompts=64, feedback_prompts=240, bias_pairs=64, lora_rank=16, sl_learning_rate=2e-4,
     pm_learning_rate=2e-4, pm_helpful_share=0.16, pm_dropped_share=0.16, pm_swapped_share=0.16,
     rl_steps=60, rl_prompts=8, rl_generations=4, rl_tokens=128,
-    rl_learning_rate=2e-5, eval_red_team=80, eval_helpful=80, eval_borderline=60,
-    eval_samples=4, eval_tokens=128,
+    rl_learning_rate=2e-5, dpo_learning_rate=2e-5,
+    eval_red_team=80, eval_helpful=80, eval_borderline=60, eval_samples=4, eval_tokens=128,
 )  # fmt: skip
 
 PRESETS: dict[str, Preset] = {

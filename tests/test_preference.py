@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,12 @@ from cai_lite.engine.models import Base, load_base, new_adapter
 from cai_lite.engine.pairs import MADE, split, spoilt, unjudged
 from cai_lite.engine.reward import (
     PreferenceModel,
-    SoftPairs,
     load_preference_model,
     pair_rows,
     save_preference_model,
     soft_preference_loss,
 )
+from cai_lite.engine.soft_reward import SoftPairs
 from cai_lite.errors import InputError
 from cai_lite.presets import get_preset
 from cai_lite.prompts import chat
@@ -391,7 +393,12 @@ def live_scores(base: Base, prompts: list[str], answers: list[str]) -> torch.Ten
         return base.model(input_ids=tokens, attention_mask=mask).logits[:, 0]
 
 
-def test_without_trl_it_gives_the_scores_it_was_trained_to_give(trained: dict[str, Any]) -> None:
+def test_whoever_only_asks_it_needs_no_trl() -> None:
+    code = "import sys; sys.modules['trl'] = None; from cai_lite.engine.reward import *"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_loaded_it_gives_the_scores_it_was_trained_to_give(trained: dict[str, Any]) -> None:
     prompts, answers = ["Question 1?"] * 8, GOOD + BAD
     expected = live_scores(trained["live"], prompts, answers)
     assert torch.allclose(trained["model"].scores(prompts, answers), expected, atol=1e-4)
@@ -402,12 +409,13 @@ def test_without_trl_it_gives_the_scores_it_was_trained_to_give(trained: dict[st
 
 
 def test_a_score_is_the_same_alone_and_in_any_batch(trained: dict[str, Any]) -> None:
-    model, prompts, answers = trained["model"], ["Why?"] * 8, GOOD + BAD
+    model, answers = trained["model"], GOOD + BAD
+    prompts = ["Why?"] * 3 + ["How do I open a door that is not mine?"] * 3 + ["And if not?"] * 2
     together = model.scores(prompts, answers)
     atol = 1e-4 if trained["run"].preset.quantization == "none" else 1e-3
     for size in (1, 3):
         assert torch.allclose(model.scores(prompts, answers, size), together, atol=atol)
-    back = model.scores(prompts, answers[::-1], 5)
+    back = model.scores(prompts[::-1], answers[::-1], 5)
     assert torch.allclose(back.flip(0), together, atol=atol)
 
 

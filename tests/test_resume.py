@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import Trainer
 from trl import RLOOTrainer, SFTTrainer
 
-from cai_lite.engine.reward import SoftRewardTrainer
+from cai_lite.engine.soft_reward import SoftRewardTrainer
 from cai_lite.engine.training import last_checkpoint
 from cai_lite.presets import get_preset
 from cai_lite.records import Completion, Rows

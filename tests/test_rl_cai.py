@@ -12,10 +12,10 @@ import torch
 from conftest import TINY_SIZES, FakeReader
 from safetensors.torch import load_file
 
-from cai_lite.engine.models import Base, load_base, new_adapter, save_adapter
+from cai_lite.engine.models import Base, load_base, new_adapter, role, save_adapter
 from cai_lite.engine.reward import add_scalar_adapter, save_preference_model
 from cai_lite.engine.training import train
-from cai_lite.engine.watch import Watch, step_of
+from cai_lite.engine.watch import step_of, too_far
 from cai_lite.presets import Preset, get_preset
 from cai_lite.prompts import chat
 from cai_lite.records import Comparison, Completion, Rows
@@ -97,6 +97,8 @@ def test_the_reference_is_sl_cai_and_not_the_base(
     assert torch.equal(bare, untouched)
     assert torch.equal(ref, default)
     assert not torch.allclose(ref, bare, atol=1e-2)  # fails if the reference were the base
+    to_ref, to_base = ((default.exp() * (default - q)).sum(-1).mean() for q in (ref, bare))
+    assert float(to_ref) == 0 and float(to_base) > 1e-3  # the KL itself, over all next tokens
     trainable = {n for n, p in base.model.named_parameters() if p.requires_grad}
     assert trainable and all(".default." in name for name in trainable)
 
@@ -123,6 +125,35 @@ def logprobs_of_the_bare_base(base: Base) -> torch.Tensor:
     ids = torch.tensor([base.token_ids("The reference of the penalty is the model before RL.")])
     with torch.no_grad():
         return base.model(ids).logits.log_softmax(-1)
+
+
+def stored(base: Base) -> dict[str, int]:
+    """Where each weight that is no adapter's lies in memory."""
+    weights = base.model.named_parameters()
+    return {name: p.data_ptr() for name, p in weights if ".lora_" not in name}
+
+
+def test_no_role_copies_a_weight_of_the_base(run: Run) -> None:
+    base = load_base(run.preset)
+    before = list(stored(base).values())
+    model = put_on_roles(run, base)
+    make_trainer(run, base, model)
+    assert list(stored(base).values()) == before
+    for name in ("default", "ref", "pm", None):
+        with role(base, name):
+            assert list(stored(base).values()) == before
+    assert len(set(before)) == len(before)
+
+
+def test_the_reward_is_the_preference_models_of_that_very_completion(run: Run) -> None:
+    base = load_base(run.preset)
+    model = put_on_roles(run, base)
+    train(run, make_trainer(run, base, model), "rl_cai", "steps")  # the policy has moved
+    rows = Rows(run.path("rl_cai", "completions.jsonl"), Completion).read()
+    assert len({row.reward for row in rows}) > 1
+    for row in rows:
+        alone = float(model.scores([row.prompt], [row.completion]))
+        assert row.reward == pytest.approx(alone, abs=1e-3)
 
 
 def number_of(text: str) -> float:
@@ -255,24 +286,41 @@ def test_checkpointed_gradients_as_on_a_gpu_teach_the_same(
         torch.testing.assert_close(found[0][key], found[1][key], rtol=1e-4, atol=1e-6)
 
 
-def log_of(step: int, kl: float) -> dict[str, float]:
-    return {"step": step, "reward": 1.0, "kl": kl, "completions/mean_length": 40.0}
+def test_a_step_too_far_from_sl_cai_is_told_in_words(tiny_model: Path) -> None:
+    preset = make_preset(tiny_model, rl_max_kl=10.0)
+    steps = [{"step": n, "kl": kl, "length": 40.0} for n, kl in ((1, 0.0), (2, 0.24), (3, 0.26))]
+    assert not any(too_far(preset, steps[:n]) for n in range(3))  # 9.6 nats a completion
+    assert too_far(preset, steps).startswith("step 3: 10.4 nats a completion")
+    assert "rl_max_kl" in too_far(preset, steps)
 
 
-def test_a_policy_that_goes_too_far_is_stopped(
-    adapters: Path, tiny_model: Path, tmp_path: Path
+def test_a_policy_that_goes_too_far_is_stopped_and_so_again_if_killed_then(
+    adapters: Path,
+    tiny_model: Path,
+    tmp_path: Path,
+    reader: FakeReader,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = make_run(adapters, tmp_path / "run", make_preset(tiny_model, rl_max_kl=10.0))
-    watch = Watch(SimpleNamespace(run=run), None)  # type: ignore[arg-type]
-    control = SimpleNamespace(should_training_stop=False)
-    history = [log_of(1, 0.0)]
-    for step, kl in ((2, 0.24), (3, 0.26)):  # 9.6 and 10.4 nats a completion
-        history.append(log_of(step, kl))
-        assert not control.should_training_stop
-        state = SimpleNamespace(global_step=step, log_history=history)
-        watch.on_log(None, state, control, logs=history[-1])
-    assert control.should_training_stop
-    assert watch.stopped.startswith("step 3: 10.4 nats") and "rl_max_kl" in watch.stopped
+    sizes = {"rl_steps": 6, "rl_learning_rate": 0.03, "rl_max_kl": 0.05, "rl_watch_every": 0}
+    run, killed = (
+        make_run(adapters, tmp_path / name, make_preset(tiny_model, **sizes)) for name in "ab"
+    )
+    summary = rl_cai(run)
+    assert 1 < summary["steps"] < 6 and "rl_max_kl" in summary["stopped"]
+
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stage, "step_back", kill)
+        rl_cai(killed)
+    again = rl_cai(killed)
+    assert [again[key] for key in ("steps", "stopped", "kl_last")] == [
+        summary[key] for key in ("steps", "stopped", "kl_last")
+    ]
+    first, second = (_weights(r.path("rl_cai", "adapter")) for r in (run, killed))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 def test_it_steps_back_to_where_the_kl_was_last_within_the_limit(
@@ -360,7 +408,7 @@ def test_dpo_chooses_the_side_of_a_label_and_nothing_of_a_tie(
 def test_dpo_moves_away_from_sl_cai_towards_the_better_answers(
     adapters: Path, tiny_model: Path, tmp_path: Path, quantization: str
 ) -> None:
-    sizes = {"pm_epochs": 6, "pm_batch": 2, "rl_learning_rate": 1e-2, "quantization": quantization}
+    sizes = {"pm_epochs": 6, "pm_batch": 2, "dpo_learning_rate": 1e-2, "quantization": quantization}
     run = make_run(adapters, tmp_path / "run", make_preset(tiny_model, **sizes))
     labelled(run)
     run.path("evaluation").mkdir()

@@ -1,8 +1,7 @@
-"""The preference model: LoRA and a scalar head on the base, trained on soft labels (paper §4.1).
+"""The preference model: LoRA and a scalar head on the base (paper §4.1); its loss, files, scores.
 
-TRL's RewardTrainer knows a winner and a loser; the paper trains on P(A is better) itself, so the
-loss is replaced, and only the loss. Saved, it is an adapter like any other and one vector: any
-base that carries the adapter can play the preference model.
+Saved, it is an adapter like any other and one vector: any base that carries the adapter can play
+the preference model. TRL trains it (`soft_reward.py`); whoever only asks it needs no TRL.
 """
 
 from collections.abc import Sequence
@@ -14,8 +13,6 @@ import torch
 from peft import get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import binary_cross_entropy_with_logits
-from trl import RewardTrainer
-from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from ..errors import InputError
 from ..presets import Preset
@@ -25,37 +22,11 @@ from .models import Base, add_adapter, lora_config, role
 from .scoring import end_states
 
 
-class SoftRewardTrainer(RewardTrainer):
-    """RewardTrainer whose loss is −p·log σ(r_A − r_B) − (1−p)·log σ(r_B − r_A), p = P(A better)."""
-
-    def compute_loss(  # type: ignore[no-untyped-def]
-        self, model, inputs, return_outputs=False, num_items_in_batch=None
-    ):
-        """Mean loss of a batch of pairs, in nats; the rewards are read at the end token."""
-        p_a = inputs.pop("p_a")
-        outputs = model(**inputs, use_cache=False)
-        loss = soft_preference_loss(*outputs.logits.squeeze(-1).chunk(2), p_a)
-        return (loss, outputs) if return_outputs else loss
-
-    def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns: Any = ["chosen_ids", "rejected_ids", "p_a"]
-
-
 def soft_preference_loss(
     reward_a: torch.Tensor, reward_b: torch.Tensor, p_a: torch.Tensor
 ) -> torch.Tensor:
     """Mean cross-entropy of soft labels against σ(r_A − r_B), a scalar in nats; inputs (pairs,)."""
     return binary_cross_entropy_with_logits((reward_a - reward_b).float(), p_a)
-
-
-@dataclass
-class SoftPairs(DataCollatorForPreference):
-    """Pads pairs as TRL does and keeps the soft label `p_a`, (pairs,)."""
-
-    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """First all A, then all B, padded on the right."""
-        batch = super().torch_call(examples)
-        return batch | {"p_a": torch.tensor([example["p_a"] for example in examples])}
 
 
 def pair_rows(base: Base, comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:

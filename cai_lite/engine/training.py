@@ -15,7 +15,8 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from torch.nn.functional import linear
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging as transformers_logging
 
 from ..records import write_text
@@ -92,6 +93,17 @@ def unpacked(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             vars(layer).pop("forward", None)
+
+
+def logged(run: Run, stage: str) -> list[dict[str, float]]:
+    """What was logged at each step up to the newest whole checkpoint; nothing without one."""
+    found = last_checkpoint(_checkpoints(run, stage))
+    if found is None:
+        return []
+    history: list[dict[str, float]] = TrainerState.load_from_json(
+        str(found / TRAINER_STATE_NAME)
+    ).log_history
+    return history
 
 
 def forget_checkpoints(run: Run, stage: str) -> None:

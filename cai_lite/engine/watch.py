@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 
 from ..answers import HARMLESS
 from ..data import Prompt
+from ..presets import Preset
 from ..prompts import chat
 from ..records import Completion, Rows
 from ..run import Run
@@ -75,7 +76,6 @@ class Watch(TrainerCallback):
         self.watcher = watcher
         self.on_step = on_step
         self.looked: Step = {}
-        self.stopped = ""
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         every = self.watcher.run.preset.rl_watch_every
@@ -90,15 +90,21 @@ class Watch(TrainerCallback):
         run = self.watcher.run
         state.log_history[-1] |= self.looked | {"opening": _opening(run, state.global_step)}
         steps = steps_of(state.log_history)
-        total = steps[-1]["kl"] * steps[-1]["length"]
-        if total > run.preset.rl_max_kl:
-            self.stopped = (
-                f"step {state.global_step}: {total:.1f} nats a completion from SL-CAI, "
-                f"at most {run.preset.rl_max_kl:g} are allowed (rl_max_kl)"
-            )
+        if too_far(run.preset, steps):
             control.should_training_stop = True
         if self.on_step:
             self.on_step(steps)
+
+
+def too_far(preset: Preset, steps: Sequence[Step]) -> str:
+    """Why RL stops after these steps, in words; empty while the last KL is within the limit."""
+    total = steps[-1]["kl"] * steps[-1]["length"] if steps else 0.0
+    if total <= preset.rl_max_kl:
+        return ""
+    return (
+        f"step {steps[-1]['step']}: {total:.1f} nats a completion from SL-CAI, "
+        f"at most {preset.rl_max_kl:g} are allowed (rl_max_kl)"
+    )
 
 
 def keep_adapter(run: Run, base: Base, step: int) -> None:

@@ -38,7 +38,8 @@ def dpo(run: Run) -> dict[str, Any]:
         write_json(run.path("dpo", "steps.json"), steps)
         forget_checkpoints(run, "dpo")
         run.path("evaluation", "done.json").unlink(missing_ok=True)
-        summary |= {"n_pairs": len(rows), "steps": len(steps), "beta": _BETA, **_ends(steps)}
+        summary |= {"n_pairs": len(rows), "steps": len(steps), "beta": _BETA}
+        summary |= {"learning_rate": run.preset.dpo_learning_rate, **_ends(steps)}
     return summary
 
 
@@ -66,7 +67,7 @@ def make_trainer(run: Run, base: Base, rows: Sequence[dict[str, Any]]) -> DPOTra
         **warm_cosine(),
         per_device_train_batch_size=preset.pm_batch,
         num_train_epochs=preset.pm_epochs,
-        learning_rate=preset.rl_learning_rate,
+        learning_rate=preset.dpo_learning_rate,
         beta=_BETA,
         max_length=1024,
     )

@@ -12,13 +12,12 @@ from ..engine.models import load_base
 from ..engine.pairs import comparisons, split, unjudged
 from ..engine.reward import (
     PreferenceModel,
-    SoftPairs,
-    SoftRewardTrainer,
     add_scalar_adapter,
     load_preference_model,
     pair_rows,
     save_preference_model,
 )
+from ..engine.soft_reward import SoftPairs, SoftRewardTrainer
 from ..engine.training import common_arguments, forget_checkpoints, train, warm_cosine
 from ..measures import calibration_error, share_interval
 from ..records import Comparison, Pair, write_json

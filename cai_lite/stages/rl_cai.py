@@ -15,8 +15,14 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from ..engine.models import Base, add_adapter, load_base, save_adapter, start_at_reference
 from ..engine.outcomes import load_classifier
 from ..engine.reward import PreferenceModel, load_preference_model
-from ..engine.training import common_arguments, forget_checkpoints, last_checkpoint, train
-from ..engine.watch import Step, Watch, Watcher, steps_of
+from ..engine.training import (
+    common_arguments,
+    forget_checkpoints,
+    last_checkpoint,
+    logged,
+    train,
+)
+from ..engine.watch import Step, Watch, Watcher, steps_of, too_far
 from ..prompts import chat
 from ..records import Completion, Rows, write_json
 from ..run import Run, stage
@@ -32,17 +38,20 @@ def rl_cai(run: Run, on_step: Callable[[list[Step]], None] | None = None) -> dic
 
     Leaves `adapter/`, `completions.jsonl` and `steps.json`, one row a step as in `step_of`;
     `on_step` is called with the rows so far. Where the KL passes the preset's limit, training stops
-    and the adapter is that of the newest checkpoint before.
+    and the adapter is that of the newest checkpoint before: the farthest within the limit is kept.
+    None is chosen by what is watched, since those prompts are the evaluation's.
     """
     with stage(run, "rl_cai", after=("sl_cai", "preference_model")) as summary:
         base = load_base(run.preset)
         run.note_model(base.sha256)
         reward = put_on_roles(run, base)
         trainer = make_trainer(run, base, reward)
-        watch = Watch(watcher(run, base, reward), on_step)
-        trainer.add_callback(watch)
-        steps = steps_of(train(run, trainer, "rl_cai", "RL-CAI steps"))
-        if watch.stopped:
+        trainer.add_callback(Watch(watcher(run, base, reward), on_step))
+        steps = steps_of(logged(run, "rl_cai"))  # by an attempt that was killed
+        if not too_far(run.preset, steps):
+            steps = steps_of(train(run, trainer, "rl_cai", "RL-CAI steps"))
+        stopped = too_far(run.preset, steps)
+        if stopped:
             step_back(run, base, len(steps))
         save_adapter(base, run.path("rl_cai", "adapter"))
         write_json(run.path("rl_cai", "steps.json"), steps)
@@ -51,7 +60,7 @@ def rl_cai(run: Run, on_step: Callable[[list[Step]], None] | None = None) -> dic
             "algorithm": run.preset.rl_algorithm,
             "beta": run.preset.rl_beta,
             "steps": len(steps),
-            "stopped": watch.stopped,
+            "stopped": stopped,
             "reward_first": steps[0]["reward"],
             "reward_last": steps[-1]["reward"],
             "kl_last": steps[-1]["kl"],
