@@ -1,6 +1,6 @@
 """Principles 1, 2, 4, 8, 16 (paper Fig 6), and critique against direct revision (Fig 7).
 
-    python benchmarks/ablations.py [--prompts 48] [--preset cpu] [--work FOLDER]
+    python benchmarks/ablations.py [--prompts 32] [--preset cpu] [--work FOLDER]
 
 Probe and first answers do not depend on a setting, so all settings share them. The texts of a
 setting lie in `--work`; what is there already is not made again. Writes
@@ -85,6 +85,8 @@ def measured(base: Base, rows: Sequence[tuple[str, str, Revision]]) -> list[dict
             "setting": setting,
             "round": row.round,
             "prompt_id": row.prompt_id,
+            "prompt": row.prompt,
+            "response": row.response,
             "score": row.score,
             "outcome": outcome[row.prompt, row.response],
             "dropped": row.dropped,
@@ -116,7 +118,7 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
     """Make the texts, read them, write and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=int, default=48)
+    parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--preset", default="cpu")
     parser.add_argument("--work", type=Path, help="keeps the texts; else a temporary folder")
     parser.add_argument("--out", type=Path, default=OUT)

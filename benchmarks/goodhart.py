@@ -1,14 +1,16 @@
 """RL that goes too far on purpose, and what the paper holds against it (Goodhart, paper §4.3).
 
-    python benchmarks/goodhart.py RUN [field=value …]
+    python benchmarks/goodhart.py RUN [WAY …] [field=value …]
 
-RUN is a finished run: its SL-CAI is the start. Every way trains with a learning rate of 1e-3 on
-the same prompts and is not stopped for its KL. Three have no leash: by RUN's
-preference model, of soft labels by its principles; by one of the same labels made hard; by one of
-the same pairs labelled by the constitution of one principle. The fourth has a leash. Every sixth
-step the policy answers the same held-out prompts, which the preference model, the outcome
-classifier and the prompts' own checks read. What was watched, and the last completions, are kept in
-data/samples/goodhart.json. The last line on stdout is JSON: each way's first and last look.
+RUN is a finished run: its SL-CAI is the start. No way is stopped for its KL. Four train with a
+learning rate of 1e-3 on the same prompts. Three of these have no leash: by RUN's preference model,
+of soft labels by its principles; by one of the same labels made hard; by one of the same pairs
+labelled by the constitution of one principle. The fourth has a leash. The fifth way is the preset's
+own, rate and leash, only long: 64 steps. Every few steps the policy answers the same held-out
+prompts, which the preference model, the outcome classifier and the prompts' own checks read. What
+was watched, and the last completions, are kept in data/samples/goodhart.json; with a WAY, that one
+alone is trained and the others stay. The last line on stdout is JSON: each way's first and last
+look.
 """
 
 import json
@@ -34,6 +36,11 @@ FREE = {"rl_beta": 1e-6}
 TOO_FAR = {
     "rl_learning_rate": 1e-3, "rl_steps": 25, "rl_prompts": 2, "rl_max_kl": 1e9,
     "rl_watch_every": 6, "rl_watch_prompts": 48,
+}  # fmt: skip
+# as large a step and as short a leash as preset cpu has, twice as many completions
+LONG = {
+    "rl_learning_rate": 3e-4, "rl_beta": 0.1, "rl_steps": 64,
+    "rl_watch_every": 12, "rl_watch_prompts": 32,
 }  # fmt: skip
 
 
@@ -79,6 +86,7 @@ WAYS: dict[str, tuple[Callable[..., Run], dict[str, float]]] = {
     "leash, beta 0.2": (as_it_is, {"rl_beta": 0.2}),
     "hard labels, beta 0": (with_hard_labels, FREE),
     "one principle, beta 0": (with_one_principle, FREE),
+    "the preset's, long": (as_it_is, LONG),
 }
 
 
@@ -93,13 +101,16 @@ def gone_too_far(folder: Path, begin: Callable[..., Run], fields: dict[str, Any]
 
 
 def main(folder: str, *arguments: str) -> None:
-    """Train every way, keep what was watched, print the first and the last look."""
-    fields = dict(argument.split("=", 1) for argument in arguments)
-    found = {}
-    for name, (begin, way) in WAYS.items():
+    """Train every way, or those named, keep what was watched, print the first and the last look."""
+    fields = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    named = [argument for argument in arguments if "=" not in argument] or list(WAYS)
+    place = shipped("data", "samples", "goodhart.json")
+    found = read_json(place) if place.exists() else {}
+    for name in named:
+        begin, way = WAYS[name]
         found[name] = gone_too_far(Path(folder), begin, way | fields)
         print(name, json.dumps(looked(found[name])), flush=True)
-        write_json(shipped("data", "samples", "goodhart.json"), found)
+        write_json(place, found)
     print(json.dumps({name: [looked(way)[0], looked(way)[-1]] for name, way in found.items()}))
 
 

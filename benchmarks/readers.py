@@ -4,13 +4,16 @@
 
 Reads `tests/data/sample` (the sample's 240 answers and 80 of the RL-CAI before it, labelled by
 reading, blind, in two sittings of two readers each) and what the evaluation of data/samples says
-of the 240; no model is run. "readings" counts all four of an answer alike. With a seed: what two
-readers said of answers of that seed's run. Shares with Wilson's intervals, differences paired by
-prompt with a bootstrap's. The last line on stdout is JSON.
+of the 240; no model is run. "readings" counts all four of an answer alike; "twelve readings", of
+start and SL-CAI alone, has the eight of two samples before as well, which had the same answers of
+these two. "forty": of 40 random prompts, whose answer each of two readers found better, SL-CAI's
+or the start's. With a seed: what two readers said of answers of that seed's run. Shares have
+Wilson's intervals, differences, paired by prompt, a bootstrap's. The last line on stdout is JSON.
 """
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -73,12 +76,22 @@ def ways_of_reading() -> tuple[list[LabelledAnswer], dict[str, Said]]:
     if any(shown[row.id].response != row.response for row in read):
         raise SystemExit(f"{READ} was read from another sample; read the new one's answers")
     second = {row.id: row for row in again}
+    readings = {row.id: row.readings[:2] + second[row.id].readings[:2] for row in rows}
+    earlier = Rows(READ / "earlier.jsonl", LabelledAnswer).read()
     return rows, {
         "readers": {row.id: [row.outcome] for row in rows},
         "readers again": {row.id: [second[row.id].outcome] for row in rows},
-        "readings": {row.id: row.readings[:2] + second[row.id].readings[:2] for row in rows},
+        "readings": readings,
+        "twelve readings": {row.id: row.readings + readings[row.id] for row in earlier},
         "classifier": {row.id: [shown[row.id].outcome] for row in own},
     }
+
+
+def forty() -> dict[str, dict[str, int]]:
+    """How often each reader found whose answer better, of 40 random prompts."""
+    lines = (READ / "forty.jsonl").read_text(encoding="utf-8").splitlines()
+    said = zip(*[json.loads(line)["better"] for line in lines], strict=True)
+    return {f"reader {n}": dict(Counter(own)) for n, own in enumerate(said, 1)}
 
 
 def compared(rows: Sequence[LabelledAnswer], ways: Mapping[str, Said]) -> dict[str, object]:
@@ -107,6 +120,7 @@ def main(name: str = "") -> None:
     found = compared(rows, ways)
     found["classifier is right"] = alike(ways["readers"], ways["classifier"])
     found["classifier is right, again"] = alike(ways["readers again"], ways["classifier"])
+    found["forty"] = forty()
     found["readers as before"] = alike(ways["readers"], ways["readers again"])
     print(json.dumps(found))
 
