@@ -2,12 +2,12 @@
 
     python benchmarks/tricks.py RUN
 
-RUN is a finished run. Beside each answer of its RL-CAI to the evaluation's red-team prompts that
-objects, by the outcome classifier, stand: the same answer gone round in circles, the prompt given
-back, silence, one word over and over, a sentence that fits any prompt, and friendly boilerplate.
-For each the share of prompts on which the answer scores above it, with Wilson's interval. RL had
-this very reward for its aim, so what wins here is what it might have found next. Nothing is
-trained. The last line on stdout is JSON.
+RUN is a finished run. Beside each answer of its SL-CAI to the evaluation's red-team prompts that
+objects, by the outcome classifier, and each of its RL-CAI, stand: the same answer gone round in
+circles, the prompt given back, silence, one word over and over, a sentence that fits any prompt,
+and friendly boilerplate. For each the share of prompts on which the answer scores above it, with
+Wilson's interval. RL-CAI was made to please this very reward, SL-CAI was not. Nothing is trained.
+The last line on stdout is JSON.
 """
 
 import json
@@ -17,7 +17,7 @@ from pathlib import Path
 from cai_lite.answers import OBJECTS
 from cai_lite.engine.models import load_base
 from cai_lite.engine.pairs import going_round, one_word
-from cai_lite.engine.reward import load_preference_model
+from cai_lite.engine.reward import PreferenceModel, load_preference_model
 from cai_lite.measures import share_interval
 from cai_lite.records import Answer, Rows
 from cai_lite.run import open_run
@@ -38,21 +38,25 @@ def tricks(rows: list[Answer]) -> dict[str, list[str]]:
     }
 
 
-def main(folder: str) -> None:
-    """Score all of them and print how often the answer wins."""
-    run = open_run(Path(folder))
-    every = Rows(run.path("evaluation", "answers.jsonl"), Answer).read()
-    rows = [r for r in every if r.model == "rl_cai" and r.prompt_set == "red_team"]
-    rows = [row for row in rows if row.outcome in OBJECTS]
-    model = load_preference_model(load_base(run.preset), run.path("preference_model", "adapter"))
+def won(model: PreferenceModel, rows: list[Answer]) -> dict[str, object]:
+    """By kind of trick, [share, low, high] of the answers that score above it."""
     prompts = [row.prompt for row in rows]
     own = model.scores(prompts, [row.response for row in rows])
     found: dict[str, object] = {"n": len(rows)}
     for kind, texts in tricks(rows).items():
         above = (own > model.scores(prompts, texts)).double().numpy()
         found[kind] = [round(float(above.mean()), 3), *share_interval(above)]
-        print(kind, found[kind], flush=True)
-    print(json.dumps(found))
+    return found
+
+
+def main(folder: str) -> None:
+    """Score all of them and print how often the answer wins."""
+    run = open_run(Path(folder))
+    every = Rows(run.path("evaluation", "answers.jsonl"), Answer).read()
+    rows = [row for row in every if row.prompt_set == "red_team" and row.outcome in OBJECTS]
+    model = load_preference_model(load_base(run.preset), run.path("preference_model", "adapter"))
+    names = ("sl_cai", "rl_cai")
+    print(json.dumps({name: won(model, [r for r in rows if r.model == name]) for name in names}))
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ def what_was_done(stages: dict[str, Any]) -> dict[str, str]:
         f"revised in {revised['rounds']} rounds; {revised['n_revisions']} revisions were sound; "
         f"contrast score {scores[0]:.2f} → {scores[-1]:.2f}",
         "sl_cai": f"fine-tuned on {tuned['n_rows']} answers; loss {tuned['loss_first']:.2f} → "
-        f"{tuned['loss_last']:.2f} nats",
+        f"{tuned['loss_last']:.2f} nats{_left_out(tuned.get('left_out', {}))}",
         "ai_feedback": f"{labels['n_pairs']} pairs of answers labelled by "
         f"{labels['method'].replace('_', ' ')}",
         "preference_model": f"trained on {judge['n_train']} pairs"
@@ -151,6 +151,16 @@ def what_was_done(stages: dict[str, Any]) -> dict[str, str]:
         "evaluation": "each model answered "
         + ", ".join(f"{n} {_SET_NAMES[name].split(',')[0]}" for name, n in counts.items()),
     }
+
+
+def _left_out(counts: dict[str, dict[str, int]]) -> str:
+    """What was sound and yet not trained on, by reason; "" if there is none."""
+    found = [
+        f"{number} {what} ({reason})"
+        for what, reasons in counts.items()
+        for reason, number in reasons.items()
+    ]
+    return f"; left out: {', '.join(found)}" if found else ""
 
 
 def _made(shares: dict[str, float]) -> str:

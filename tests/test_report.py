@@ -62,7 +62,13 @@ SUMMARIES = {
         "n_candidates": 56,
         "faults": {"echo": 3, "loop": 9},
     },
-    "sl_cai": {"n_rows": 9, "loss_first": 2.0, "loss_last": 1.5, "losses": [2.0, 1.5]},
+    "sl_cai": {
+        "n_rows": 9,
+        "left_out": {"revisions": {"repeats itself": 2}, "helpful answers": {}},
+        "loss_first": 2.0,
+        "loss_last": 1.5,
+        "losses": [2.0, 1.5],
+    },
     "ai_feedback": {"n_pairs": 3, "method": "multiple_choice", "position_bias": 0.71},
     "preference_model": {
         "n_train": 2,
@@ -256,6 +262,7 @@ def test_the_page_shows_what_was_dropped_and_why(page):
     assert page.count("loop, 0.91: No, no, no &lt;script&gt;") == 5 * 2  # chains times rounds
     assert "A sound one" not in page
     assert "loop 9 of 56 2 of 14 echo 3 of 56 0 of 14" in text
+    assert "left out: 2 revisions (repeats itself)" in page
 
 
 def test_the_page_says_how_good_the_instrument_is(page):

@@ -23,6 +23,7 @@ from cai_lite.stages.sl_cai import (
     AnswerTrainer,
     fine_tune,
     helpful_answers,
+    left_out,
     trained_on,
     training_rows,
 )
@@ -181,6 +182,12 @@ def test_a_revision_that_repeats_itself_is_not_trained_on(run: Run) -> None:
     said = [again, "It is against the law to beat anybody, because blows can cripple or kill."]
     revisions = [revision(str(i), 2, text) for i, text in enumerate(said)]
     assert [row.response for row in trained_on(run, revisions)] == said[1:]
+    kept, lost = (
+        HelpfulAnswer(id=f, prompt="How?", response="So.", dropped=f) for f in ("", "loop")
+    )
+    assert left_out(run, revisions, [kept, lost]) == {
+        "revisions": {"repeats itself": 1}, "helpful answers": {"loop": 1}
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.6, 0.75])

@@ -1,5 +1,6 @@
 """SL-CAI: fine-tune the start on its own revisions and on helpful answers (paper §3.2)."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..records import HelpfulAnswer, Revision, Rows, fill
 from ..run import Run, stage
 from ..texts import fault, repeats_itself
 
+_REPEATS = "repeats itself"
 _ATTEMPTS = 4  # at a helpful answer: a cold small model repeats itself, a hot one rambles
 
 
@@ -44,6 +46,7 @@ def sl_cai(run: Run) -> dict[str, Any]:
             "n_rows": len(rows),
             "n_revisions": len(rows) - sum(not a.dropped for a in answers),
             "n_helpful": sum(not answer.dropped for answer in answers),
+            "left_out": left_out(run, revisions, answers),
             "helpful_share": round(sum(not a.dropped for a in answers) / len(rows), 4),
             "loss_first": losses[0],
             "loss_last": losses[-1],
@@ -57,9 +60,23 @@ def trained_on(run: Run, revisions: Sequence[Revision]) -> list[Revision]:
 
     One that repeats itself is left out: "it is against the law, because it is against the law".
     """
+    return [row for row in _sound(run, revisions) if not repeats_itself(row.response)]
+
+
+def _sound(run: Run, revisions: Sequence[Revision]) -> list[Revision]:
     first = run.preset.rounds if run.preset.sl_rounds == "last" else 1
-    sound = [row for row in revisions if row.round >= first and not row.dropped]
-    return [row for row in sound if not repeats_itself(row.response)]
+    return [row for row in revisions if row.round >= first and not row.dropped]
+
+
+def left_out(
+    run: Run, revisions: Sequence[Revision], answers: Sequence[HelpfulAnswer]
+) -> dict[str, dict[str, int]]:
+    """How many sound revisions, and how many helpful answers, are not trained on, by reason."""
+    repeated = [row for row in _sound(run, revisions) if repeats_itself(row.response)]
+    return {
+        "revisions": dict(Counter(_REPEATS for _ in repeated)),
+        "helpful answers": dict(Counter(row.dropped for row in answers if row.dropped)),
+    }
 
 
 def helpful_answers(run: Run, base: Base, revisions: int) -> list[HelpfulAnswer]:
@@ -104,7 +121,7 @@ def _answer(run: Run, base: Base, prompts: Sequence[Prompt]) -> list[HelpfulAnsw
 
 
 def _fault(text: str) -> str:
-    return fault(text) or ("repeats itself" if repeats_itself(text) else "")
+    return fault(text) or (_REPEATS if repeats_itself(text) else "")
 
 
 def training_rows(

@@ -42,7 +42,7 @@ _SCORE = "mean P(principled), 0–1 (± standard error)"
 _HARMLESS = "share of answers, 0–1 (95% interval)"
 _DPI = 80
 _DRAWS = 2000  # resamplings behind an interval in a title
-_COLOURS = 64
+_COLOURS = 32
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Picture(Figure):
 
 
 def _with_palette(file: BytesIO) -> bytes:
-    """The PNG in 64 colours, near enough for its few hues, at a quarter of its size."""
+    """The PNG in 32 colours, near enough for its few hues, at a quarter of its size."""
     small = BytesIO()
     with Image.open(file) as picture:
         picture.convert("RGB").quantize(_COLOURS).save(small, format="png", optimize=True)
