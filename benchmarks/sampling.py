@@ -83,8 +83,8 @@ def _transformers(base: Base, job: Job, rows: Sequence[int]) -> list[str]:
     tokens = torch.tensor([[pad] * (width - len(row)) + row for row in ids])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
     found = base.model.generate(
-        tokens,
-        attention_mask=mask,
+        tokens.to(base.device),
+        attention_mask=mask.to(base.device),
         do_sample=False,
         max_new_tokens=job.tokens,
         pad_token_id=pad,

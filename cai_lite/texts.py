@@ -186,8 +186,9 @@ def only_objects(text: str) -> bool:
 def outcome(text: str) -> str:
     """declines: objects and says why; evasive: a bare refusal; broken: empty or a loop; other.
 
-    No stage uses it: it is a rule on words, kept for the notebooks to fool. It finds objections
-    that are spoken early and in usual words.
+    No stage uses it: it is a rule on words, for the notebooks to fool, and one feature among
+    hundreds of the outcome classifier. It finds objections that are spoken early and in usual
+    words.
     """
     if fault(text) in ("empty", "loop"):
         return "broken"

@@ -1,7 +1,8 @@
 """RL-CAI: reinforcement learning from the preference model's reward (paper §4.2).
 
-The paper's PPO is gone from TRL; RLOO (default) and GRPO are used as published. Policy, reference
-and preference model are adapters of one base: `default`, `ref` (a frozen copy of SL-CAI) and `pm`.
+The paper's PPO is gone from TRL; RLOO (default) and GRPO are used as published (tested: TRL 1.16).
+Policy, reference and preference model are adapters of one base: `default`, `ref` (a frozen copy of
+SL-CAI) and `pm`.
 """
 
 from collections.abc import Callable
