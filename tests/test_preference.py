@@ -354,6 +354,18 @@ def test_it_trains_on_a_cpu_and_learns(trained: dict[str, Any]) -> None:
     assert int(((difference > 0) == wanted).sum()) >= 7
 
 
+def test_it_trains_in_half_precision_with_checkpointed_gradients_as_on_a_gpu(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, on_a_gpu = stage.common_arguments, {"bf16": True, "gradient_checkpointing": True}
+    monkeypatch.setattr(stage, "common_arguments", lambda *given: plain(*given) | on_a_gpu)
+    run = make_run(tiny_model, tmp_path / "run", "nf4", pm_epochs=2)
+    losses = fit(run, comparisons())
+    assert len(losses) == 4 and all(math.isfinite(loss) for loss in losses)
+    saved = load_preference_model(load_base(run.preset), run.path("preference_model", "adapter"))
+    assert saved.head.dtype == torch.float32 and bool(torch.isfinite(saved.head).all())
+
+
 def test_it_is_tried_on_what_people_picked(
     trained: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
