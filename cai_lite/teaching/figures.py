@@ -397,7 +397,13 @@ def too_far(ways: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     return figure
 
 
-_WAYS = ((_INK, "-"), (MODEL_COLOURS["rl_cai"], "-"), (_SECOND, "--"), (_LINE, ":"))
+_WAYS = (
+    (_INK, "-"),
+    (MODEL_COLOURS["rl_cai"], "-"),
+    (_SECOND, "--"),
+    (_LINE, ":"),
+    (MODEL_COLOURS["dpo"], "-."),
+)
 _TOO_FAR = (
     ("held_out_reward", "Reward", "mean PM score"),
     ("total", "KL to SL-CAI", "KL (nats a completion)"),
