@@ -85,7 +85,6 @@ def measured(base: Base, rows: Sequence[tuple[str, str, Revision]]) -> list[dict
             "setting": setting,
             "round": row.round,
             "prompt_id": row.prompt_id,
-            "prompt": row.prompt,
             "response": row.response,
             "score": row.score,
             "outcome": outcome[row.prompt, row.response],
