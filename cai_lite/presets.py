@@ -107,7 +107,8 @@ class Preset(BaseModel):
     rl_learning_rate: float = Field(1e-4, gt=0)
     rl_beta: float = Field(0.05, ge=0)
     rl_helpful_share: float = Field(0.25, ge=0, lt=1)
-    rl_max_kl: float = Field(25.0, gt=0)  # nats a completion from SL-CAI; beyond it RL stops
+    # nats a completion from SL-CAI, over a few steps, beyond which RL stops
+    rl_max_kl: float = Field(25.0, gt=0)
     rl_watch_every: int = Field(8, ge=0)  # steps between two looks at held-out prompts; 0: none
     rl_watch_prompts: int = Field(16, ge=1)  # of each kind
     dpo_learning_rate: float = Field(2e-4, gt=0)  # of the substitute, `cai-lite dpo`

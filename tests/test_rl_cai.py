@@ -288,9 +288,11 @@ def test_checkpointed_gradients_as_on_a_gpu_teach_the_same(
 
 def test_a_step_too_far_from_sl_cai_is_told_in_words(tiny_model: Path) -> None:
     preset = make_preset(tiny_model, rl_max_kl=10.0)
-    steps = [{"step": n, "kl": kl, "length": 40.0} for n, kl in ((1, 0.0), (2, 0.24), (3, 0.26))]
-    assert not any(too_far(preset, steps[:n]) for n in range(3))  # 9.6 nats a completion
-    assert too_far(preset, steps).startswith("step 3: 10.4 nats a completion")
+    kls = (0.0, 0.1, 0.4, 0.2, 0.28, 0.16)  # nats a token; 40 tokens
+    steps = [{"step": n, "kl": kl, "length": 40.0} for n, kl in enumerate(kls, 1)]
+    assert not any(too_far(preset, steps[:n]) for n in range(5))  # one step of 16 is no reason
+    assert not too_far(preset, steps[:5]) and too_far(preset, steps[2:])  # means of 9.8, 10.4
+    assert too_far(preset, steps).startswith("step 6: 10.4 nats a completion")
     assert "rl_max_kl" in too_far(preset, steps)
 
 

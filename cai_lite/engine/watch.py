@@ -26,6 +26,7 @@ from .reward import PreferenceModel
 from .sampling import Sampling, generate
 
 Step = dict[str, Any]
+_RECENT = 4  # steps whose KL is averaged
 _LOOK = ("held_out_reward", "harmlessness", "broken", "boilerplate", "helpfulness")
 
 
@@ -97,13 +98,17 @@ class Watch(TrainerCallback):
 
 
 def too_far(preset: Preset, steps: Sequence[Step]) -> str:
-    """Why RL stops after these steps, in words; empty while the last KL is within the limit."""
-    total = steps[-1]["kl"] * steps[-1]["length"] if steps else 0.0
+    """Why RL stops after these steps, in words; empty while the KL is within the limit.
+
+    It is the mean of the last few steps: one step's few completions say too little.
+    """
+    recent = [step["kl"] * step["length"] for step in steps[-_RECENT:]]
+    total = sum(recent) / max(1, len(recent))
     if total <= preset.rl_max_kl:
         return ""
     return (
-        f"step {steps[-1]['step']}: {total:.1f} nats a completion from SL-CAI, "
-        f"at most {preset.rl_max_kl:g} are allowed (rl_max_kl)"
+        f"step {steps[-1]['step']}: {total:.1f} nats a completion from SL-CAI over the last "
+        f"{len(recent)} steps, at most {preset.rl_max_kl:g} are allowed (rl_max_kl)"
     )
 
 
