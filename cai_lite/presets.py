@@ -138,7 +138,7 @@ _CPU: dict[str, Any] = dict(
     helpful_share=0.77, sl_learning_rate=1e-3, pm_learning_rate=1e-3, rl_learning_rate=3e-4,
     contrast_prompts=64, feedback_prompts=160, bias_pairs=24,
     pm_epochs=3, pm_helpful_share=0.16, pm_dropped_share=0.16, pm_swapped_share=0.16,
-    rl_steps=16, rl_prompts=4, rl_generations=4, rl_tokens=48, rl_beta=0.1, rl_max_kl=2.5,
+    rl_steps=16, rl_prompts=4, rl_generations=4, rl_tokens=48, rl_beta=0.1, rl_max_kl=2.0,
     eval_red_team=80, eval_helpful=80, eval_borderline=60, eval_samples=4,
 )  # fmt: skip
 _CUDA: dict[str, Any] = dict(
