@@ -31,17 +31,13 @@ from cai_lite.stages.ai_feedback import ai_feedback
 from cai_lite.stages.preference_model import preference_model
 from cai_lite.stages.rl_cai import rl_cai
 
+TOO_FAR = {"rl_prompts": 2, "rl_max_kl": 1e9}
+STEEP = {
+    "rl_learning_rate": 1e-3, "rl_steps": 25, "rl_watch_every": 6, "rl_watch_prompts": 48
+}  # fmt: skip
+LONG = {"rl_steps": 64, "rl_watch_every": 12, "rl_watch_prompts": 32}  # rate and leash are RUN's
 # Without a leash beta is not 0 but next to it: at 0 TRL does not measure the KL either.
-FREE = {"rl_beta": 1e-6}
-TOO_FAR = {
-    "rl_learning_rate": 1e-3, "rl_steps": 25, "rl_prompts": 2, "rl_max_kl": 1e9,
-    "rl_watch_every": 6, "rl_watch_prompts": 48,
-}  # fmt: skip
-# as large a step and as short a leash as preset cpu has, twice as many completions
-LONG = {
-    "rl_learning_rate": 3e-4, "rl_beta": 0.1, "rl_steps": 64,
-    "rl_watch_every": 12, "rl_watch_prompts": 32,
-}  # fmt: skip
+FREE = STEEP | {"rl_beta": 1e-6}
 
 
 def as_it_is(folder: Path, kept: Path, **fields: object) -> Run:
@@ -83,7 +79,7 @@ def begun(folder: Path, kept: Path, stages: Sequence[str], **fields: object) -> 
 
 WAYS: dict[str, tuple[Callable[..., Run], dict[str, float]]] = {
     "no leash, beta 0": (as_it_is, FREE),
-    "leash, beta 0.2": (as_it_is, {"rl_beta": 0.2}),
+    "leash, beta 0.2": (as_it_is, STEEP | {"rl_beta": 0.2}),
     "hard labels, beta 0": (with_hard_labels, FREE),
     "one principle, beta 0": (with_one_principle, FREE),
     "the preset's, long": (as_it_is, LONG),
@@ -104,6 +100,8 @@ def main(folder: str, *arguments: str) -> None:
     """Train every way, or those named, keep what was watched, print the first and the last look."""
     fields = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     named = [argument for argument in arguments if "=" not in argument] or list(WAYS)
+    if unknown := set(named) - set(WAYS):
+        raise SystemExit(f"no way is called {min(unknown)!r}; expected one of {', '.join(WAYS)}")
     place = shipped("data", "samples", "goodhart.json")
     found = read_json(place) if place.exists() else {}
     for name in named:

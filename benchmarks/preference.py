@@ -6,9 +6,9 @@ judge, at equal cost.
 RUN is a finished run: its comparisons are split as its own preference model's were. Without names
 the four labels are compared; a kind of pairs that need no judge stands alone, without any label.
 Every model sees as many pairs for as many steps; a kind that has fewer repeats them. `own` is the
-run's own, and trains nothing. Measured on
-the held-out pairs against the AI's labels, beside the rule "longer is better", and on the pairs of
-tests/data/pairs against readers. The last line on stdout is JSON.
+run's own preference model, and trains nothing. Measured on the held-out pairs against the AI's
+labels, beside the rule "longer is better", and on the pairs of tests/data/pairs against readers.
+The last line on stdout is JSON.
 """
 
 import json
@@ -108,22 +108,23 @@ def scratch(folder: Path, kept: Path) -> Run:
     return open_run(kept)
 
 
-def taught(run: Run, name: str) -> PreferenceModel:
-    """A preference model of the labels or pairs of that name, trained in the run's folder."""
+def taught(folder: Path, kept: Path, name: str) -> PreferenceModel:
+    """The preference model of the labels or pairs of that name, trained in `kept`; or the run's."""
+    run = open_run(folder)
     if name != "own":
+        run = scratch(folder, kept)
         fit(run, learnt(run, split(run, comparisons(run))[0], name))
     return load_preference_model(load_base(run.preset), run.path("preference_model", "adapter"))
 
 
 def main(folder: str, *names: str) -> None:
     """Train and judge a preference model on each kind of label or pair; print what was found."""
-    whole = open_run(Path(folder))
-    readers, held_out = read_pairs(), split(whole, comparisons(whole))[1]
+    run = open_run(Path(folder))
+    readers, held_out = read_pairs(), split(run, comparisons(run))[1]
     found: dict[str, object] = {}
     for name in names or LABELS:
         with tempfile.TemporaryDirectory() as place:
-            run = whole if name == "own" else scratch(Path(folder), Path(place))
-            model = taught(run, name)
+            model = taught(Path(folder), Path(place), name)
             found[name] = {"held_out": judged(model, held_out), "readers": judged(model, readers)}
         print(name, json.dumps(found[name]), flush=True)
     for name, rows in (("held_out", held_out), ("readers", readers)):

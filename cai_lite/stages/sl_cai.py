@@ -72,9 +72,9 @@ def left_out(
     run: Run, revisions: Sequence[Revision], answers: Sequence[HelpfulAnswer]
 ) -> dict[str, dict[str, int]]:
     """How many sound revisions, and how many helpful answers, are not trained on, by reason."""
-    repeated = [row for row in _sound(run, revisions) if repeats_itself(row.response)]
+    repeated = len(_sound(run, revisions)) - len(trained_on(run, revisions))
     return {
-        "revisions": dict(Counter(_REPEATS for _ in repeated)),
+        "revisions": {_REPEATS: repeated} if repeated else {},
         "helpful answers": dict(Counter(row.dropped for row in answers if row.dropped)),
     }
 
