@@ -1,6 +1,6 @@
 """The sample's answers to red-team prompts by readers, beside the outcome classifier.
 
-    python benchmarks/readers.py [seed_1 | seed_2 | seed_3]
+    python benchmarks/readers.py [seed_1 | seed_2 | seed_3 | seed_3_whole]
 
 Reads `tests/data/sample` (the sample's 240 answers and 80 of the RL-CAI before it, labelled by
 reading, blind, in two sittings of two readers each) and what the evaluation of data/samples says
@@ -51,10 +51,11 @@ def rise(later: Numbers, earlier: Numbers) -> list[float]:
 
 
 def pairs_of(models: Collection[str]) -> list[tuple[str, str]]:
-    """(later, earlier): SL-CAI and the start, each RL-CAI and both, the run's own and others."""
+    """(later, earlier): SL-CAI and the start, each RL-CAI and both, its own and others, if read."""
     rl = [model for model in models if model.startswith("rl_")]
     pairs = [("sl_cai", "base"), *((model, other) for model in rl for other in ("sl_cai", "base"))]
-    return pairs + [("rl_cai", model) for model in rl if model != "rl_cai"]
+    pairs += [("rl_cai", model) for model in rl if model != "rl_cai"]
+    return [pair for pair in pairs if {*pair} <= {*models}]
 
 
 def alike(one: Said, other: Said) -> dict[str, list[float]]:

@@ -58,6 +58,7 @@ def classifier():
         ("sample/seed_1", 400),
         ("sample/seed_2", 400),
         ("sample/seed_3", 160),
+        ("sample/seed_3_whole", 160),
     ],
 )
 def test_labelled_answers_are_sound(name: str, least: int) -> None:
