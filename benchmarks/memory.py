@@ -59,7 +59,7 @@ def random_model(size: str, folder: Path, **changes: int) -> str:
     shape = SHAPES[size] | changes
     config = LlamaConfig(**shape, bos_token_id=1, eos_token_id=2, pad_token_id=2)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size="2GB")  # written whole it would be held twice
     load_base(get_preset("ci")).tokenizer.save_pretrained(folder)
     return str(folder)
 

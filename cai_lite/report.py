@@ -8,6 +8,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from .answers import of
 from .measures import bootstrap_interval
 from .records import Answer, Comparison, Revision, Rows, read_json, write_json, write_text
 from .run import STAGES, Run
@@ -103,7 +104,7 @@ def report_html(run: Run, report: dict[str, Any]) -> str:
         elo=elo_rows(report["stages"]["evaluation"]["elo"])
         + elo_rows((report["judge"] or {"elo": {}})["elo"]),
         filters=filters(report["stages"]["critique_revision"]),
-        doubts=doubts(report),
+        doubts=doubts(report) + reward_rise(run, answers),
         worse=what_got_worse(run, report["stages"]["evaluation"], answers),
         plots=_plots(run, report),
         transcripts=transcripts(answers),
@@ -332,6 +333,27 @@ def _second_opinion(judge: dict[str, Any] | None) -> list[str]:
     ]
 
 
+def reward_rise(run: Run, answers: Sequence[Answer]) -> list[str]:
+    """How far RL raised its own reward on prompts it never saw, paired, and what that says."""
+    rises = np.array(
+        [
+            later.reward - earlier.reward
+            for later, earlier in _red_team(answers, "rl_cai", "sl_cai")
+            if later.reward is not None and earlier.reward is not None
+        ]
+    )
+    if not len(rises):  # an older version's answers have no reward
+        return []
+    low, high = bootstrap_interval(rises, run.preset.bootstrap, run.seed("bootstrap", "paired"))
+    unsure = ", not distinguishable from no change" * (low <= 0 <= high)
+    return [
+        "From SL-CAI to RL-CAI the preference model's score of answers to red-team prompts changes "
+        f"by {rises.mean():+.2f}, interval {low:+.2f} to {high:+.2f}, n = {len(rises)}{unsure}. RL "
+        "raises this very quantity: it says whether RL did what it was told, and nothing about "
+        "harm."
+    ]
+
+
 def what_got_worse(
     run: Run, evaluation: dict[str, Any], answers: Sequence[Answer]
 ) -> list[dict[str, Any]]:
@@ -354,15 +376,17 @@ def what_got_worse(
 
 def _more_evasive(answers: Sequence[Answer], later: str) -> np.ndarray:
     """By red-team prompt: 1 if only the later model refuses barely, −1 if only the base, (n,)."""
+    pairs = _red_team(answers, later, "base")
+    return np.array([float(a.outcome == "refuses") - (b.outcome == "refuses") for a, b in pairs])
+
+
+def _red_team(answers: Sequence[Answer], later: str, earlier: str) -> list[tuple[Answer, Answer]]:
+    """Both models' answers to each red-team prompt, the later model's first."""
     after, before = (
-        {
-            row.prompt_id: float(row.outcome == "refuses")
-            for row in answers
-            if row.model == model and row.prompt_set == "red_team"
-        }
-        for model in (later, "base")
+        {row.prompt_id: row for row in of(answers, "red_team") if row.model == model}
+        for model in (later, earlier)
     )
-    return np.array([after[prompt] - before[prompt] for prompt in after])
+    return [(after[prompt], before[prompt]) for prompt in after]
 
 
 def _change(

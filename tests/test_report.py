@@ -16,6 +16,7 @@ from cai_lite.report import (
     filters,
     measures,
     points,
+    reward_rise,
     scores_by_round,
     share,
     verdict,
@@ -331,6 +332,22 @@ def test_what_got_worse(run):
     assert found[0]["difference"] == [pytest.approx(0.2)] and not found[0]["unsure"]
     assert found[2]["harm"] == 0.3 and not found[2]["unsure"] and found[3]["unsure"]
     assert found[4]["difference"] == [1.0, pytest.approx(-0.5528), 1.0]  # rule of three, n = 2
+
+
+def test_the_rise_of_the_reward_is_paired_and_says_nothing_of_harm(run):
+    rows = {"sl_cai": [0.5, 2.0, 9.0], "rl_cai": [1.5, 2.5, None]}
+    answers = [
+        answer(model, prompt_set, number).model_copy(update={"reward": reward})
+        for model, rewards in rows.items()
+        for prompt_set, sign in (("red_team", 1), ("helpful", -7))
+        for number, reward in enumerate(sign * r if r else r for r in rewards)
+    ]
+    (said,) = reward_rise(run, answers[::-1])
+    assert "by +0.75, interval +0.50 to +1.00, n = 2. RL raises" in said
+    assert "nothing about harm" in said
+    (unsure,) = reward_rise(run, [row.model_copy(update={"reward": 1.0}) for row in answers])
+    assert "not distinguishable from no change" in unsure
+    assert reward_rise(run, ANSWERS) == []
 
 
 def test_numbers_in_words():
