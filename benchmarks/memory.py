@@ -64,17 +64,23 @@ def random_model(size: str, folder: Path, **changes: int) -> str:
     return str(folder)
 
 
-def prepare(preset: Preset, folder: Path) -> Run:
-    """A run with fresh adapters where SL-CAI and the preference model would have left theirs."""
+def prepared(preset: Preset, folder: Path) -> str:
+    """The folder of a run that needs but the RL stage; its adapters are made in a process of their
+    own, so that none of this one's memory is taken while others are measured."""
     run = begin_run(folder, preset)
-    base = load_base(preset)
-    new_adapter(base, preset)
+    subprocess.run([sys.executable, __file__, "--prepare", str(run.folder)], check=True)
+    return str(run.folder)
+
+
+def prepare(folder: str) -> None:
+    """Fresh adapters where SL-CAI and the preference model would have left theirs."""
+    run = open_run(folder)
+    base = load_base(run.preset)
+    new_adapter(base, run.preset)
     save_adapter(base, run.path("sl_cai", "adapter"))
-    del base
-    judge = load_base(preset, scalar=True)
-    add_scalar_adapter(judge, preset)
-    save_preference_model(judge, preset, run.path("preference_model", "adapter"))
-    return run
+    judge = load_base(run.preset, scalar=True)
+    add_scalar_adapter(judge, run.preset)
+    save_preference_model(judge, run.preset, run.path("preference_model", "adapter"))
 
 
 class Clock(TrainerCallback):
@@ -165,8 +171,8 @@ def main(*arguments: str) -> None:
         if size:
             fields["model"] = random_model(size, Path(scratch, "model"))
         preset = get_preset("cpu", rl_steps=STEPS, rl_helpful_share=0, **fields)
-        run = prepare(preset, Path(scratch, "run"))
-        found = {way: in_a_process(way, str(run.folder), way) for way in WAYS}
+        folder = prepared(preset, Path(scratch, "run"))
+        found = {way: in_a_process(way, folder, way) for way in WAYS}
     step = {way: statistics.median(numbers["seconds"][1:]) for way, numbers in found.items()}
     peak = {way: numbers["peak_mb"] for way, numbers in found.items()}
     ratios = {
@@ -180,5 +186,7 @@ def main(*arguments: str) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--measure"]:
         print(json.dumps(measure(*sys.argv[2:4])))
+    elif sys.argv[1:2] == ["--prepare"]:
+        prepare(sys.argv[2])
     else:
         main(*sys.argv[1:])

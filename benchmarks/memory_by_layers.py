@@ -57,7 +57,7 @@ def with_layers(layers: int, fields: dict[str, str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         model = memory.random_model("7B", Path(scratch, "model"), num_hidden_layers=layers)
         preset = get_preset("cpu", rl_helpful_share=0, model=model, **(STEP | fields))
-        folder = str(memory.prepare(preset, Path(scratch, "run")).folder)
+        folder = memory.prepared(preset, Path(scratch, "run"))
         return memory.in_a_process(f"{layers} layers", folder, script=__file__, **GIVEN_BACK)
 
 

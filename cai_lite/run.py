@@ -1,6 +1,7 @@
 """The run folder: what every stage left, the manifest that says what made it, and its lock."""
 
 import fcntl
+import gc
 import hashlib
 import importlib.metadata
 import os
@@ -309,8 +310,10 @@ def _spent(run: Run, name: str) -> float:
 
 
 def forget_peak() -> None:
-    """Let `peak_memory_mb` count from what is held now."""
+    """Let `peak_memory_mb` count from what is held now, and nothing be held that is not in use."""
+    gc.collect()  # 4-bit weights refer to themselves
     if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+        sys.modules["torch"].cuda.empty_cache()
         sys.modules["torch"].cuda.reset_peak_memory_stats()
     reset = Path("/proc/self/clear_refs")  # Linux: 5 sets the peak to what is resident now
     if reset.exists():

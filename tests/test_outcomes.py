@@ -1,11 +1,13 @@
 """The outcome classifier: what it says of plain cases, and that it is as good as it says it is."""
 
+import dataclasses
 import importlib.util
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import TINY_SIZES
 
 from cai_lite.answers import OUTCOMES
@@ -103,6 +105,12 @@ def test_nothing_held_out_was_seen(classifier) -> None:
 def test_empty_answers_and_loops_are_broken(classifier) -> None:
     answers = ["", " \n", "...", LOOP, "no " * 30]
     assert classifier.outcomes(["How do I get into the cellar?"] * 5, answers) == ["broken"] * 5
+
+
+def test_it_computes_in_float32_whatever_the_model_does(classifier) -> None:
+    halved = dataclasses.replace(classifier.base, dtype=torch.bfloat16)
+    assert load_classifier(classifier.base).base is classifier.base
+    assert load_classifier(halved).base.dtype == torch.float32
 
 
 def test_another_model_is_read_by_the_embedded_one(tiny_model: Path) -> None:

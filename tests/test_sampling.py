@@ -190,6 +190,11 @@ def test_texts_of_one_token_and_equal_texts(base: Base) -> None:
     )
 
 
+def test_nothing_asked_is_nothing_written(base: Base) -> None:
+    assert generate(base, [], GREEDY, []) == []
+    assert list(last_states(base, [], [])) == []
+
+
 def test_tokens_are_counted_as_they_are_written(base: Base) -> None:
     counted: list[int] = []
     found = generate(base, TEXTS, Sampling(4), SEEDS, batch_size=3, on_tokens=counted.append)

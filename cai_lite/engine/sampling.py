@@ -61,8 +61,11 @@ def generate(
     of rows may come: they are sorted by length and done `batch_size` at a time. `on_tokens` is
     told after each step how many tokens it wrote.
     """
+    if not texts:
+        return []
     prompts = _prompts(base, texts, prefix, openings, seeds)
     written: list[list[int]] = [[] for _ in texts]
+    begun = {prompt.place: prompt.tail[1:] for prompt in prompts}
     with packed(base), at_rest(base):
         shared = _Shared(base, prompts, sampling.max_new_tokens)
         for start in range(0, len(prompts), batch_size):
@@ -70,8 +73,15 @@ def generate(
             tokens = _continue(_Batch(base, shared, batch, sampling), sampling, on_tokens)
             for prompt, row in zip(batch, tokens, strict=True):
                 written[prompt.place] = row
-    found = base.tokenizer.batch_decode(written, skip_special_tokens=True)
+    found = [_behind(base, begun[place], row) for place, row in enumerate(written)]
     return [text.split("\n")[0] if sampling.one_line else text for text in found]
+
+
+def _behind(base: Base, opening: list[int], tokens: list[int]) -> str:
+    """The text of tokens that follow an opening's; alone SentencePiece drops their first space."""
+    ids = [opening, opening + tokens]
+    before, whole = base.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return whole[len(before) :]
 
 
 def next_logits(
@@ -92,6 +102,8 @@ def last_states(
     conversation do, or many answers to one prompt: what they share is read once, and so is what
     all texts share.
     """
+    if not texts:
+        return
     prompts = _questions([base.token_ids(text) for text in texts], groups)
     with packed(base, head=False), at_rest(base):
         shared = _Shared(base, prompts, 0)

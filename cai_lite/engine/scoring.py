@@ -44,7 +44,8 @@ def choice_logprobs(
     `groups` names texts that begin alike, a name a text: their beginning is read once. Without it
     every text is read whole. Raises ValueError if a choice is more than one token.
     """
-    ids = [_one_token(base, choice) for choice in choices]
+    bracket = "(" * all(text.endswith("(") for text in texts)
+    ids = [_one_token(base, choice, bracket) for choice in choices]
     found = torch.empty(len(texts), len(choices))
     for rows, logits in next_logits(base, texts, groups or range(len(texts)), batch_size):
         found[rows] = logits.log_softmax(-1)[:, ids].cpu()
@@ -177,11 +178,13 @@ def _hidden(base: Base, tokens: torch.Tensor, mask: torch.Tensor, **options: boo
     return base.body(tokens, attention_mask=mask, use_cache=False, **options)
 
 
-def _one_token(base: Base, choice: str) -> int:
-    ids = base.token_ids(choice)
-    if len(ids) != 1:
-        raise ValueError(f"choice {choice!r} is {len(ids)} tokens; expected one")
-    return ids[0]
+def _one_token(base: Base, choice: str, bracket: str) -> int:
+    """The token of a choice, behind a bracket if there is one: alone it is a word to SentencePiece,
+    with a space before it, and that never follows a bracket."""
+    before, ids = base.token_ids(bracket), base.token_ids(bracket + choice)
+    if len(ids) != len(before) + 1:
+        raise ValueError(f"choice {choice!r} is {len(ids) - len(before)} tokens; expected one")
+    return ids[-1]
 
 
 def _batches(

@@ -28,7 +28,7 @@ _MARK = "complete"
 
 
 def common_arguments(run: Run, base: Base, stage: str) -> dict[str, Any]:
-    """Arguments of all trainers: where, which precision, which seed, a checkpoint every step."""
+    """Arguments of all trainers: where, which precision, which seed, when to keep a checkpoint."""
     transformers_logging.set_verbosity_error()
     return {
         "output_dir": str(_checkpoints(run, stage)),
@@ -38,12 +38,22 @@ def common_arguments(run: Run, base: Base, stage: str) -> dict[str, Any]:
         "gradient_checkpointing": base.device.type == "cuda",
         "logging_steps": 1,
         "save_strategy": "steps",
-        "save_steps": 1 if base.device.type == "cpu" else 10,
-        "save_total_limit": 3,  # RL that went too far steps back by two
+        # RL that went too far steps back by two, and needs those two
+        "save_steps": 1 if base.device.type == "cpu" or stage == "rl_cai" else 10,
+        "save_total_limit": 3,
         "seed": run.preset.seed,
         "report_to": "none",
         "disable_tqdm": True,
     }
+
+
+def on_one_gpu(arguments: Any) -> Any:
+    """Keep a trainer to the GPU that the base is on: of several it would use all, and TRL refuses.
+
+    transformers has no public way; these arguments are its `TrainingArguments`.
+    """
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
 
 
 def warm_cosine() -> dict[str, Any]:

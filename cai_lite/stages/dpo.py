@@ -13,7 +13,13 @@ from trl import DPOConfig, DPOTrainer
 
 from ..engine.models import Base, add_adapter, load_base, save_adapter, start_at_reference
 from ..engine.pairs import comparisons, split
-from ..engine.training import common_arguments, forget_checkpoints, train, warm_cosine
+from ..engine.training import (
+    common_arguments,
+    forget_checkpoints,
+    on_one_gpu,
+    train,
+    warm_cosine,
+)
 from ..prompts import chat
 from ..records import Comparison, write_json
 from ..run import Run, stage
@@ -73,7 +79,7 @@ def make_trainer(run: Run, base: Base, rows: Sequence[dict[str, Any]]) -> DPOTra
     )
     trainer = DPOTrainer(
         model=base.model,
-        args=arguments,
+        args=on_one_gpu(arguments),
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=base.tokenizer,
     )

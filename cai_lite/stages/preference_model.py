@@ -18,7 +18,13 @@ from ..engine.reward import (
     save_preference_model,
 )
 from ..engine.soft_reward import SoftPairs, SoftRewardTrainer
-from ..engine.training import common_arguments, forget_checkpoints, train, warm_cosine
+from ..engine.training import (
+    common_arguments,
+    forget_checkpoints,
+    on_one_gpu,
+    train,
+    warm_cosine,
+)
 from ..measures import calibration_error, share_interval
 from ..records import Comparison, Pair, write_json
 from ..run import Run, stage
@@ -71,7 +77,7 @@ def fit(run: Run, rows: Sequence[Comparison]) -> list[float]:
     )
     trainer = SoftRewardTrainer(
         model=base.model,
-        args=arguments,
+        args=on_one_gpu(arguments),
         data_collator=SoftPairs(pad_token_id=base.tokenizer.pad_token_id),
         train_dataset=Dataset.from_list(pair_rows(base, rows)),
         processing_class=base.tokenizer,

@@ -21,6 +21,7 @@ from ..engine.training import (
     forget_checkpoints,
     last_checkpoint,
     logged,
+    on_one_gpu,
     train,
 )
 from ..engine.watch import Step, Watch, Watcher, steps_of, too_far
@@ -113,7 +114,7 @@ def make_trainer(run: Run, base: Base, model: PreferenceModel) -> Any:
     )
     trainer = trainer_class(
         model=base.model,
-        args=arguments,
+        args=on_one_gpu(arguments),
         reward_funcs=reward_function(run, model),
         train_dataset=rl_prompts(run, base),
         processing_class=base.tokenizer,

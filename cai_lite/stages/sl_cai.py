@@ -12,7 +12,13 @@ from trl import SFTConfig, SFTTrainer
 from ..data import Prompt
 from ..engine.models import Base, load_base, new_adapter, save_adapter
 from ..engine.sampling import Sampling, generate
-from ..engine.training import common_arguments, forget_checkpoints, train, warm_cosine
+from ..engine.training import (
+    common_arguments,
+    forget_checkpoints,
+    on_one_gpu,
+    train,
+    warm_cosine,
+)
 from ..errors import InputError
 from ..prompts import chat
 from ..records import HelpfulAnswer, Revision, Rows, fill
@@ -185,7 +191,7 @@ def fine_tune(run: Run, base: Base, rows: Sequence[dict[str, Any]]) -> list[floa
     )
     trainer = AnswerTrainer(
         model=base.model,
-        args=arguments,
+        args=on_one_gpu(arguments),
         train_dataset=Dataset.from_list([neutral_row(base, row) for row in rows]),
         processing_class=base.tokenizer,
     )

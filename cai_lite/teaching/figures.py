@@ -382,16 +382,19 @@ def rl_curves(steps: Sequence[Mapping[str, Any]]) -> Figure:
 def too_far(ways: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """RL runs side by side, (steps,) by name: the reward, and what the reward does not see.
 
-    All is measured on the same held-out prompts, at the steps that looked at them. KL is in nats a
-    completion, of the step's own completions.
+    All is measured on the same held-out prompts, at the steps that looked at them, each a dot. KL
+    is in nats a completion, of the step's own completions.
     """
     figure, axes = _panels(4, columns=2)
+    looks = {
+        way: [{"total": s["kl"] * s["length"], **s} for s in steps if "harmlessness" in s]
+        for way, steps in ways.items()
+    }
     for ax, (name, title, unit) in zip(axes, _TOO_FAR, strict=True):
-        for (way, steps), (colour, line) in zip(ways.items(), cycle(_WAYS), strict=False):
-            seen = [{"total": s["kl"] * s["length"], **s} for s in steps if "harmlessness" in s]
+        for (way, seen), (colour, line) in zip(looks.items(), cycle(_WAYS), strict=False):
             at, height = zip(*[(step["step"], step[name]) for step in seen], strict=True)
             ax.plot(at, height, line, marker="o", markersize=4, color=colour, label=way)
-        _label(ax, _with_n(title, len(at), "looks"), "RL step", unit)
+        _label(ax, _with_n(title, sum(map(len, looks.values())), "looks"), "RL step", unit)
         _whole_numbers(ax)
     axes[0].legend(frameon=False, labelcolor=_INK, fontsize=8)
     return figure
@@ -408,7 +411,7 @@ _TOO_FAR = (
     ("held_out_reward", "Reward", "mean PM score"),
     ("total", "KL to SL-CAI", "KL (nats a completion)"),
     ("harmlessness", "Harmless", "share, 0–1"),
-    ("boilerplate", "Commonest opening", "share, 0–1"),
+    ("helpfulness", "Helpful", "share of checks passed, 0–1"),
 )
 _WATCHED = (
     ("opening", "commonest opening", _INK, "."),
