@@ -410,7 +410,7 @@ def constitution_text(text: str) -> Verdict:
             return _wrong(f"{said}, and yes must mean better")
         if not (principle.good and principle.bad):
             return _wrong(f"{principle.id}: `good` and `bad` make the contrast pairs; write both")
-    return _right(f"{found.name!r} can be trained by: save it, and run the cells of section 7.5")
+    return _right(f"{found.name!r} can be trained by: save it, and run 7.4 and 7.5 anew")
 
 
 # --- notebook 08, close the loop ---
