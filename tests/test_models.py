@@ -193,6 +193,32 @@ def test_a_file_that_is_no_gguf_is_named(tmp_path: Path, preset: Preset) -> None
         load_base(preset.model_copy(update={"model": str(file)}))
 
 
+def test_a_gguf_file_is_not_made_nf4(tmp_path: Path, preset: Preset) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    model = {"model": str(tmp_path / "m.gguf"), "quantization": "nf4"}
+    with pytest.raises(InputError, match="quantised already .* --quantization none"):
+        load_base(preset.model_copy(update=model))
+
+
+def test_a_head_that_gives_no_logits_is_refused(
+    tiny_model: Path, tmp_path: Path, preset: Preset
+) -> None:
+    folder = copy(tiny_model, tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"final_logit_softcapping": 30.0}))
+    with pytest.raises(InputError, match="final_logit_softcapping is 30.0"):
+        load_base(preset.model_copy(update={"model": str(folder)}))
+
+
+def test_a_model_that_is_not_for_chat_is_refused(
+    tiny_model: Path, tmp_path: Path, preset: Preset
+) -> None:
+    folder = copy(tiny_model, tmp_path / "m")
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(InputError, match="has no chat template"):
+        load_base(preset.model_copy(update={"model": str(folder)}))
+
+
 def test_weights_with_a_wrong_hash_are_refused(base: Base, preset: Preset) -> None:
     with pytest.raises(InputError, match="have SHA-256 .*, expected 00"):
         load_base(preset.model_copy(update={"model_sha256": "0" * 64}))

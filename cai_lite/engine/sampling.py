@@ -54,7 +54,7 @@ def generate(
     batch_size: int = ROWS,
     on_tokens: Callable[[int], None] = lambda count: None,
 ) -> list[str]:
-    """Continue each of `prefix + text + opening`; returns the continuations without the end token.
+    """Continue each of `prefix + text + opening`; returns what was written, without an end token.
 
     `seeds` has one number a row, and so has `openings`, unless it is empty. Prefix and openings
     are tokenised by themselves, so what stands before each should end in a line break. Any number
@@ -65,7 +65,6 @@ def generate(
         return []
     prompts = _prompts(base, texts, prefix, openings, seeds)
     written: list[list[int]] = [[] for _ in texts]
-    begun = {prompt.place: prompt.tail[1:] for prompt in prompts}
     with packed(base), at_rest(base):
         shared = _Shared(base, prompts, sampling.max_new_tokens)
         for start in range(0, len(prompts), batch_size):
@@ -73,15 +72,18 @@ def generate(
             tokens = _continue(_Batch(base, shared, batch, sampling), sampling, on_tokens)
             for prompt, row in zip(batch, tokens, strict=True):
                 written[prompt.place] = row
-    found = [_behind(base, begun[place], row) for place, row in enumerate(written)]
+    tails = {prompt.place: prompt.tail for prompt in prompts}
+    found = _behind(base, [tails[place] for place in range(len(texts))], written)
     return [text.split("\n")[0] if sampling.one_line else text for text in found]
 
 
-def _behind(base: Base, opening: list[int], tokens: list[int]) -> str:
-    """The text of tokens that follow an opening's; alone SentencePiece drops their first space."""
-    ids = [opening, opening + tokens]
-    before, whole = base.tokenizer.batch_decode(ids, skip_special_tokens=True)
-    return whole[len(before) :]
+def _behind(base: Base, tails: list[list[int]], written: list[list[int]]) -> list[str]:
+    """The texts of tokens that follow others; alone they lose a first space to SentencePiece."""
+    whole = [tail + row for tail, row in zip(tails, written, strict=True)]
+    before, after = (
+        base.tokenizer.batch_decode(ids, skip_special_tokens=True) for ids in (tails, whole)
+    )
+    return [text[len(start) :] for start, text in zip(before, after, strict=True)]
 
 
 def next_logits(
@@ -104,7 +106,7 @@ def last_states(
     """
     if not texts:
         return
-    prompts = _questions([base.token_ids(text) for text in texts], groups)
+    prompts = _questions([base.prompt_ids(text) for text in texts], groups)
     with packed(base, head=False), at_rest(base):
         shared = _Shared(base, prompts, 0)
         for start in range(0, len(prompts), batch_size):
@@ -145,8 +147,10 @@ def _prompts(
     base: Base, texts: Sequence[str], prefix: str, openings: Sequence[str], seeds: Sequence[int]
 ) -> list[_Prompt]:
     """The rows as tokens, shortest first, those with the same text beside each other."""
-    before = base.token_ids(prefix) if prefix else []
-    ids = {text: before + base.token_ids(text) for text in texts}
+    before = base.prompt_ids(prefix) if prefix else []
+    ids = {
+        text: before + base.token_ids(text) if prefix else base.prompt_ids(text) for text in texts
+    }
     starts = [
         base.token_ids(opening) if opening else [] for opening in openings or [""] * len(texts)
     ]
@@ -210,6 +214,7 @@ class _Batch:
         self.tails = [prompt.tail for prompt in prompts]
         self.draws = _draws([prompt.seed for prompt in prompts], sampling.max_new_tokens)
         self.stops = _stop_tokens(base, sampling.one_line)
+        self.ends = torch.tensor(base.end_tokens)
         self.places = torch.arange(len(prompts))
         self.ids = self.seen = torch.empty(0)
         self.done = torch.zeros(len(prompts), dtype=torch.bool)
@@ -281,7 +286,7 @@ class _Batch:
     def take(self, tokens: torch.Tensor, step: int) -> None:
         """Write one token to each row that has not ended; ended rows leave now and then."""
         found = tokens.cpu()
-        kept = ~self.done & (found != self.base.tokenizer.eos_token_id)
+        kept = ~self.done & ~torch.isin(found, self.ends)
         self.written[self.places[kept], step] = found[kept]
         self.ids, self.done = tokens[:, None], self.done | self.stops[found]
         if 0.25 <= self.done.float().mean() < 1:
@@ -338,10 +343,10 @@ def _inverted(chances: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
 
 
 def _stop_tokens(base: Base, one_line: bool) -> torch.Tensor:
-    """Which tokens end a row, (vocabulary,): the end token, and those with a line break."""
+    """Which tokens end a row, (vocabulary,): end tokens, and those with a line break."""
     size = base.head.weight.shape[0]
     stops = torch.zeros(size, dtype=torch.bool)
-    stops[base.tokenizer.eos_token_id] = True
+    stops[base.end_tokens] = True
     if one_line:
         breaks = base.line_breaks[:size]
         stops[: len(breaks)] |= breaks

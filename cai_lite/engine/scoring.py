@@ -41,15 +41,29 @@ def choice_logprobs(
 ) -> torch.Tensor:
     """log P(choice | text) of the next token, shape (texts, choices); each choice is one token.
 
-    `groups` names texts that begin alike, a name a text: their beginning is read once. Without it
-    every text is read whole. Raises ValueError if a choice is more than one token.
+    All texts end alike. `groups` names texts that begin alike, a name a text: their beginning is
+    read once. Without it every text is read whole. Raises ValueError if a choice is more than one
+    token.
     """
-    bracket = "(" * all(text.endswith("(") for text in texts)
-    ids = [_one_token(base, choice, bracket) for choice in choices]
+    ids = [choice_token(base, choice, text) for text in texts[:1] for choice in choices]
     found = torch.empty(len(texts), len(choices))
     for rows, logits in next_logits(base, texts, groups or range(len(texts)), batch_size):
         found[rows] = logits.log_softmax(-1)[:, ids].cpu()
     return found
+
+
+def choice_token(base: Base, choice: str, text: str) -> int:
+    """The one token of a choice that comes right behind a text.
+
+    A tokenizer may give a word that it sees alone a space, which never follows an open bracket, or
+    have a token for a bracket and a letter: so behind a bracket a choice is found in a place where
+    the bracket is a token. Raises ValueError if it is more than one token.
+    """
+    place = "x (" if text.endswith("(") else ""
+    before, ids = base.token_ids(place), base.token_ids(place + choice)
+    if len(ids) != len(before) + 1:
+        raise ValueError(f"choice {choice!r} is {len(ids) - len(before)} tokens; expected one")
+    return ids[-1]
 
 
 def perplexity(base: Base, texts: Sequence[str], answers: Sequence[str], batch_size: int) -> float:
@@ -176,15 +190,6 @@ def _mean(states: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
 
 def _hidden(base: Base, tokens: torch.Tensor, mask: torch.Tensor, **options: bool):  # type: ignore[no-untyped-def]
     return base.body(tokens, attention_mask=mask, use_cache=False, **options)
-
-
-def _one_token(base: Base, choice: str, bracket: str) -> int:
-    """The token of a choice, behind a bracket if there is one: alone it is a word to SentencePiece,
-    with a space before it, and that never follows a bracket."""
-    before, ids = base.token_ids(bracket), base.token_ids(bracket + choice)
-    if len(ids) != len(before) + 1:
-        raise ValueError(f"choice {choice!r} is {len(ids) - len(before)} tokens; expected one")
-    return ids[-1]
 
 
 def _batches(
