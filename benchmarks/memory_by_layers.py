@@ -1,24 +1,27 @@
 """Memory of an RL step on a 7B base where no GPU is at hand: measured by layer on a CPU.
 
-    python benchmarks/memory_by_layers.py [1,2,4] [field=value …]
+    python benchmarks/memory_by_layers.py [1,2,4 | 32] [field=value …]
 
 The model has the width, the heads and the vocabulary of `memory.py`'s 7B, random weights, and only
 so many of its 32 layers; 4-bit weights stay packed, states are kept at the layers' borders alone
-and all completions learn at once, as on a GPU. What a process holds at most grows by the same with
-every layer; a line through the sizes says what 32 would hold. Adam's two states, made after the
-first step, are counted in. Freed blocks are given back at once, or they would look like memory that
-is held. A CPU computes in float32, so a GPU in bfloat16 holds less; its own context comes on top.
-The last line on stdout is JSON, in MB.
+and all completions learn at once, as on a GPU. The completions are random tokens of full length:
+writing them would take two hours with all 32 layers, and holds less. What a process holds at most
+grows by the same with every layer; a line through the sizes says what 32 would hold. Adam's two
+states, made after the first step, are counted in. Freed blocks are given back at once, or they
+would look like memory that is held. A CPU computes in float32, so a GPU in bfloat16 holds less; its
+own context comes on top. The last line on stdout is JSON, in MB.
 """
 
 import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import memory
 import numpy as np
+import torch
 
 from cai_lite.engine import packed
 from cai_lite.engine.models import load_base
@@ -40,11 +43,18 @@ def as_on_a_gpu() -> None:
     packed._ROOM = 0
 
 
+def random_answer(input_ids: torch.Tensor, tokens: int, **_: Any) -> torch.Tensor:
+    """In place of `generate`: each prompt, (rows, tokens), with an answer that nothing ends."""
+    drawn = torch.randint(100, 40_000, (len(input_ids), tokens))
+    return torch.cat([input_ids, drawn], dim=1)
+
+
 def measure(folder: str) -> dict[str, Any]:
     """What the process holds before and at most during one step, and what Adam will keep."""
     as_on_a_gpu()
     run = open_run(folder)
     trainer = memory.one(run, load_base(run.preset))
+    trainer.model.generate = partial(random_answer, tokens=run.preset.rl_tokens)
     forget_peak()  # loading read the weights in bfloat16
     before = peak_memory_mb()
     train(run, trainer, "bench", "one RL step")
@@ -68,7 +78,7 @@ def main(*arguments: str) -> None:
     layers = [int(n) for n in sizes.split(",")]
     found = [with_layers(n, fields) for n in layers]
     said: dict[str, Any] = {"layers": dict(zip(map(str, layers), found, strict=True))}
-    for name in ("loaded", "peak"):
+    for name in ("loaded", "peak") if len(layers) > 1 else ():
         slope, start = np.polyfit(layers, [one[name] for one in found], 1)
         said[name] = {"a_layer": round(slope), f"{WHOLE}_layers": round(start + WHOLE * slope)}
     print(json.dumps(said))
