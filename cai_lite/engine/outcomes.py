@@ -164,7 +164,11 @@ def save_classifier(classifier: OutcomeClassifier, folder: Path) -> None:
     save_file(arrays, folder / "classifier.safetensors")
     write_json(
         folder / "classifier.json",
-        {"base_sha256": classifier.base.sha256, "accuracy": classifier.accuracy},
+        {
+            "base_sha256": classifier.base.sha256,
+            "four_bit": classifier.base.four_bit,
+            "accuracy": classifier.accuracy,
+        },
     )
 
 
@@ -176,7 +180,7 @@ def load_classifier(base: Base | None = None) -> OutcomeClassifier:
     """
     folder = shipped("data", "outcomes")
     about = read_json(folder / "classifier.json")
-    its_own = (about["base_sha256"], torch.float32, True)
+    its_own = (about["base_sha256"], torch.float32, about["four_bit"])
     if base is None or (base.sha256, base.dtype, base.four_bit) != its_own:
         base = load_base(get_preset("ci"), dtype=torch.float32)
     arrays = load_file(folder / "classifier.safetensors")
