@@ -44,6 +44,21 @@ def save_pushed(run, name, seed):
     save_adapter(base, run.path(name, "adapter"))
 
 
+def like_mistrals(pieces, texts=(), trainer=None):
+    """A tokenizer in which a word's space is the word's, of these pieces or what texts teach."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(pieces)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    strip = decoders.Strip(content=" ", left=1, right=0)
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), strip])
+    if trainer is not None:
+        tokenizer.train_from_iterator(texts, trainer)
+    marks = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **marks)
+
+
 class FakeReader:
     """In the outcome classifier's place, where it is not what is tested: outcomes in turn.
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_SIZES
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from conftest import TINY_SIZES, like_mistrals
+from tokenizers import models, trainers
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
 from cai_lite.data import shipped_prompts
@@ -32,18 +32,13 @@ GPU = {name: getattr(get_preset("gpu"), name) for name in ("revision_layout", "l
 
 def sentencepiece() -> PreTrainedTokenizerFast:
     """Words with the space before them, learned from the red-team prompts."""
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-    strip = decoders.Strip(content=" ", left=1, right=0)
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), strip])
-    special = ["<unk>", "<s>", "</s>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=1200, special_tokens=special, initial_alphabet=list("\n()[]/ABYN")
-    )
     texts = [prompt.prompt for prompt in shipped_prompts("red_team")]
-    tokenizer.train_from_iterator([*texts, *["Yes", "No"] * 200], trainer)
-    marks = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-    found = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **marks)
+    trainer = trainers.BpeTrainer(
+        vocab_size=1200, special_tokens=["<unk>", "<s>", "</s>"],
+        initial_alphabet=list("\n()[]/ABYN"),
+    )  # fmt: skip
+    untrained = models.BPE(unk_token="<unk>")
+    found = like_mistrals(untrained, [*texts, *["Yes", "No"] * 200], trainer)
     found.chat_template = TEMPLATE
     return found
 

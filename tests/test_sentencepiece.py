@@ -10,7 +10,8 @@ import string
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from conftest import like_mistrals
+from tokenizers import Tokenizer, models, processors
 from transformers import PreTrainedTokenizerFast
 
 from cai_lite.engine import sampling
@@ -19,24 +20,20 @@ from cai_lite.engine.sampling import Sampling, generate
 from cai_lite.engine.scoring import choice_token
 
 
-def like_mistrals() -> PreTrainedTokenizerFast:
+def by_letters() -> PreTrainedTokenizerFast:
     """A token a letter, and one for each that begins a word, with the space before it."""
     begins = [("▁", letter) for letter in string.ascii_letters + "("]
     pieces = ["<unk>", "<s>", "</s>", "▁", *string.ascii_letters, "(", ".", *map("".join, begins)]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.BPE(vocabulary, begins, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
-    strip = decoders.Strip(content=" ", left=1, right=0)
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), strip])
-    marks = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>"}
-    found = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **marks)
+    found = like_mistrals(models.BPE(vocabulary, begins, unk_token="<unk>"))
+    found.pad_token = found.unk_token
     found.chat_template = "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"
     return found
 
 
 @pytest.fixture
 def base(tiny_base: Base) -> Base:
-    return dataclasses.replace(tiny_base, tokenizer=like_mistrals())
+    return dataclasses.replace(tiny_base, tokenizer=by_letters())
 
 
 def test_the_tokenizer_does_what_mistrals_does(base: Base) -> None:
@@ -81,6 +78,7 @@ def test_a_prompt_begins_as_the_models_texts_do(base: Base) -> None:
     assert base.prompt_ids(text) == base.token_ids(text)  # this one begins a text with nothing
     template = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", start)])
     base.tokenizer.backend_tokenizer.post_processor = template
+    base = dataclasses.replace(base)  # what was found out of the tokenizer before is forgotten
     assert base.prompt_ids(text) == [start, *base.token_ids(text)]
     assert base.prompt_ids("<s>" + text) == base.token_ids("<s>" + text)  # a template wrote it
 

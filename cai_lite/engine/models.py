@@ -116,11 +116,15 @@ class Base:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def prompt_ids(self, text: str) -> list[int]:
-        """Token ids of a whole prompt; it begins with the token that the model's texts begin with,
-        if there is one, also where no chat template wrote it."""
-        ids, start = self.token_ids(text), self.tokenizer.bos_token_id
-        needed = self.tokenizer("")["input_ids"][:1] == [start] != ids[:1]
-        return [start, *ids] if needed else ids
+        """Token ids of a whole prompt, which begins as the model's texts do, template or not."""
+        ids, start = self.token_ids(text), self.text_start
+        return ids if ids[: len(start)] == start else start + ids
+
+    @cached_property
+    def text_start(self) -> list[int]:
+        """The token that the tokenizer itself puts before a text, or none."""
+        start = self.tokenizer("")["input_ids"][:1]
+        return start if start == [self.tokenizer.bos_token_id] else []
 
 
 def load_base(preset: Preset, *, scalar: bool = False, dtype: torch.dtype | None = None) -> Base:
@@ -140,6 +144,7 @@ def load_base(preset: Preset, *, scalar: bool = False, dtype: torch.dtype | None
     where = _where(source, quantized)
     tokenizer = AutoTokenizer.from_pretrained(**where)
     _give_pad_token(tokenizer)
+    takes_system = _takes_system(tokenizer)
     torch.manual_seed(preset.seed)  # a fresh scalar head is drawn at random
     kind: Any = AutoModelForSequenceClassification if scalar else AutoModelForCausalLM
     model = kind.from_pretrained(
@@ -154,7 +159,7 @@ def load_base(preset: Preset, *, scalar: bool = False, dtype: torch.dtype | None
     _keep_differentiable(model)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.requires_grad_(False).eval()
-    return Base(model, tokenizer, device, dtype, sha256, why, _takes_system(tokenizer))
+    return Base(model, tokenizer, device, dtype, sha256, why, takes_system)
 
 
 def _refuse_scaled_logits(config: Any) -> None:

@@ -148,9 +148,8 @@ def _prompts(
 ) -> list[_Prompt]:
     """The rows as tokens, shortest first, those with the same text beside each other."""
     before = base.prompt_ids(prefix) if prefix else []
-    ids = {
-        text: before + base.token_ids(text) if prefix else base.prompt_ids(text) for text in texts
-    }
+    tokens = base.token_ids if prefix else base.prompt_ids
+    ids = {text: before + tokens(text) for text in texts}
     starts = [
         base.token_ids(opening) if opening else [] for opening in openings or [""] * len(texts)
     ]
